@@ -1,0 +1,1 @@
+//! The sidecar's companion: identity, SDS, ADS relay, DNS, readiness, Envoy supervision.

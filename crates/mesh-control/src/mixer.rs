@@ -1,0 +1,1 @@
+//! Access logs in, metrics out.

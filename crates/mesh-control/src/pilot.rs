@@ -1,0 +1,11 @@
+//! Turns the API's objects and the registered workloads into configuration of proxies.
+//!
+//! ```text
+//! config (list + watch) ─┐
+//!                        ├─► Mesh ──snapshot──► Layers of encoded resources ──session──► agents
+//! registry (agents) ─────┘   pure               shared by all with equal view     delta ADS
+//! ```
+
+pub mod mesh;
+pub mod resource;
+pub mod snapshot;

@@ -1,0 +1,1 @@
+//! What a proxy is to have: a pure function of the mesh.

@@ -1,0 +1,1 @@
+//! Where the API server keeps objects.

@@ -1,0 +1,24 @@
+//! The nouns of the mesh, and decisions on them.
+//!
+//! No I/O, no async, no clock: equal inputs give equal outputs.
+//!
+//! ```text
+//! Workload ──declares──► Service ◄──names── VirtualService, DestinationRule, ServiceEntry
+//!    │ runs as                                        (module `istio`)
+//!    ▼
+//! SpiffeId ◄──speak of── PeerAuthentication, AuthorizationPolicy
+//! ```
+
+pub mod identity;
+pub mod name;
+pub mod problem;
+pub mod service;
+pub mod sidecar;
+pub mod workload;
+
+pub use identity::{SpiffeId, TrustDomain};
+pub use name::{Host, Namespace, ServiceAccount, ServiceName, WorkloadId};
+pub use problem::{Problem, Problems};
+pub use service::{Endpoint, Protocol, Service, ServicePort};
+pub use sidecar::SidecarConfig;
+pub use workload::{Health, Workload, WorkloadPort, WorkloadService};

@@ -1,0 +1,144 @@
+//! Validated names: parsed once at the edge, passed inward as proof.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Problem;
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $check:path, $expected:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = Problem;
+
+            fn from_str(text: &str) -> Result<Self, Problem> {
+                if $check(text) {
+                    Ok(Self(text.to_owned()))
+                } else {
+                    Err(Problem::new("", text, $expected))
+                }
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = Problem;
+
+            fn try_from(text: String) -> Result<Self, Problem> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name! {
+    /// A namespace: a DNS label (RFC 1123).
+    ///
+    /// ```
+    /// # use mesh_model::Namespace;
+    /// assert_eq!("shop".parse::<Namespace>().unwrap().as_str(), "shop");
+    /// assert!("Shop".parse::<Namespace>().is_err());
+    /// ```
+    Namespace, is_label, "a DNS label (a-z, 0-9, `-`; at most 63)"
+}
+
+name! {
+    /// The name of a service account: a DNS subdomain (RFC 1123), as Kubernetes has it.
+    ServiceAccount, is_subdomain, "a DNS subdomain (labels of a-z, 0-9, `-`, joined by `.`; at most 253)"
+}
+
+name! {
+    /// The short name of a service, the first label of its host: a DNS label (RFC 1123).
+    ServiceName, is_label, "a DNS label (a-z, 0-9, `-`; at most 63)"
+}
+
+name! {
+    /// A fully qualified host name, lower case, possibly with a leading `*.` label.
+    Host, is_host, "a host name (DNS labels joined by `.`, the first may be `*`; at most 253)"
+}
+
+name! {
+    /// The id of one running instance, the same in every registry that knows it:
+    /// allocation and group on Nomad, container id on Docker, `<namespace>/<name>` elsewhere.
+    WorkloadId, is_workload_id, "a workload id (1 to 128 of a-z, 0-9, `.`, `_`, `-`, `/`)"
+}
+
+impl Namespace {
+    /// Our own namespace, of control plane objects and accounts.
+    pub fn mesh_system() -> Self {
+        Self("mesh-system".to_owned())
+    }
+
+    /// The root namespace: Istio's policies in it hold for the whole mesh.
+    pub fn root() -> Self {
+        Self("istio-system".to_owned())
+    }
+}
+
+impl Host {
+    /// The host of a service in the mesh: `<service>.<namespace>.mesh`.
+    pub fn of_service(service: &ServiceName, namespace: &Namespace) -> Self {
+        Self(format!("{service}.{namespace}.mesh"))
+    }
+}
+
+fn is_label(text: &str) -> bool {
+    let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = text.as_bytes();
+    bytes.len() <= 63
+        && bytes.first().is_some_and(alphanumeric)
+        && bytes.last().is_some_and(alphanumeric)
+        && bytes.iter().all(|byte| alphanumeric(byte) || *byte == b'-')
+}
+
+fn is_subdomain(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_label)
+}
+
+fn is_host(text: &str) -> bool {
+    text.len() <= 253 && is_subdomain(text.strip_prefix("*.").unwrap_or(text))
+}
+
+fn is_workload_id(text: &str) -> bool {
+    (1..=128).contains(&text.len())
+        && text.bytes().all(|byte| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-/".contains(&byte)
+        })
+}

@@ -1,0 +1,1 @@
+//! Which packets go to the proxy, and how to say so to the kernel.

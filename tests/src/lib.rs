@@ -1,0 +1,1 @@
+//! Scenarios across crates and daemons, and the echo server that they use.
