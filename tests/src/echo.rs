@@ -1,0 +1,137 @@
+//! A server that says who called it and how, after calling those behind it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+
+use crate::call::{self, Call, Outcome};
+
+/// Headers that an instance hands on, so that a route by header works behind the first hop.
+const HANDED_ON: [&str; 2] = ["end-user", "x-marker"];
+
+/// Who this instance is, and whom it calls for each request.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// Its service.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// What it calls for each request that is not below `/only`.
+    pub calls: Vec<String>,
+    /// Sent with each answer, as `x-marker`, so that a packet capture can look for it.
+    pub marker: String,
+}
+
+/// What the server saw of a request.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Echo {
+    /// The instance's service.
+    pub name: String,
+    /// The instance's version.
+    pub version: String,
+    /// The address that the connection came from.
+    pub peer: String,
+    /// The method.
+    pub method: String,
+    /// Path and query.
+    pub path: String,
+    /// The request's headers.
+    pub headers: BTreeMap<String, String>,
+    /// What those behind it answered.
+    pub calls: Vec<Outcome>,
+}
+
+/// Serves until the listener fails.
+///
+/// # Errors
+///
+/// What `accept` says.
+pub async fn serve(listener: TcpListener, instance: Instance) -> std::io::Result<()> {
+    let instance = Arc::new(instance);
+    loop {
+        let (stream, peer) = listener.accept().await?;
+        let instance = Arc::clone(&instance);
+        tokio::spawn(async move {
+            let service = service_fn(move |request| answer(Arc::clone(&instance), peer, request));
+            // A connection that breaks is the client's to report.
+            drop(
+                auto::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await,
+            );
+        });
+    }
+}
+
+async fn answer(
+    instance: Arc<Instance>,
+    peer: SocketAddr,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, http::Error> {
+    let path = request
+        .uri()
+        .path_and_query()
+        .map_or("/", |path| path.as_str())
+        .to_owned();
+    if let Some(status) = wanted_status(&path) {
+        return Response::builder().status(status).body(Full::default());
+    }
+    let handed_on = handed_on(request.headers());
+    let calls = if path.starts_with("/only") {
+        Vec::new()
+    } else {
+        let make = |url: &String| Call {
+            headers: handed_on.clone(),
+            ..Call::get(url)
+        };
+        join_all(instance.calls.iter().map(make).map(call::once)).await
+    };
+    let echo = Echo {
+        name: instance.name.clone(),
+        version: instance.version.clone(),
+        peer: peer.ip().to_canonical().to_string(),
+        method: request.method().to_string(),
+        path,
+        headers: texts(request.headers()),
+        calls,
+    };
+    let body = serde_json::to_vec_pretty(&echo).unwrap_or_default();
+    Response::builder()
+        .header("content-type", "application/json")
+        .header("x-marker", &instance.marker)
+        .body(Full::from(body))
+}
+
+/// `/only/status/503` is answered with that status: a failing server, for retries.
+fn wanted_status(path: &str) -> Option<StatusCode> {
+    path.strip_prefix("/only/status/")?.parse().ok()
+}
+
+fn handed_on(headers: &HeaderMap) -> BTreeMap<String, String> {
+    let mut some = texts(headers);
+    some.retain(|name, _| HANDED_ON.contains(&name.as_str()));
+    some
+}
+
+fn texts(headers: &HeaderMap) -> BTreeMap<String, String> {
+    headers
+        .iter()
+        .map(|(name, value)| {
+            (
+                name.to_string(),
+                String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            )
+        })
+        .collect()
+}
