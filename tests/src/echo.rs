@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -21,7 +22,7 @@ use crate::call::{self, Call, Outcome};
 const HANDED_ON: [&str; 2] = ["end-user", "x-marker"];
 
 /// Who this instance is, and whom it calls for each request.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Instance {
     /// Its service.
     pub name: String,
@@ -31,6 +32,21 @@ pub struct Instance {
     pub calls: Vec<String>,
     /// Sent with each answer, as `x-marker`, so that a packet capture can look for it.
     pub marker: String,
+    /// How often each key of a flaky path was asked for.
+    pub seen: Mutex<BTreeMap<String, u64>>,
+}
+
+/// What a path asks of the server; `/only` alone keeps it from calling others.
+#[derive(Debug)]
+enum Wish {
+    /// The ordinary answer.
+    Answer,
+    /// `/only/status/503`: that status.
+    Fail(StatusCode),
+    /// `/only/slow/2000`: the answer, after so many milliseconds.
+    Wait(Duration),
+    /// `/only/flaky/2/<key>`: 503 to the first two requests with this key, then the answer.
+    FailFirst { key: String, times: u64 },
 }
 
 /// What the server saw of a request.
@@ -113,9 +129,42 @@ async fn answer(
         .body(Full::from(body))
 }
 
-/// `/only/status/503` is answered with that status: a failing server, for retries.
-fn wanted_status(path: &str) -> Option<StatusCode> {
-    path.strip_prefix("/only/status/")?.parse().ok()
+impl Wish {
+    /// Reads the wish out of a path.
+    fn of(path: &str) -> Self {
+        let mut parts = path
+            .strip_prefix("/only/")
+            .unwrap_or_default()
+            .splitn(3, '/');
+        let number = |text: Option<&str>| text.and_then(|text| text.parse::<u64>().ok());
+        match parts.next() {
+            Some("status") => parts
+                .next()
+                .and_then(|status| status.parse().ok())
+                .map_or(Self::Answer, Self::Fail),
+            Some("slow") => number(parts.next()).map_or(Self::Answer, |millis| {
+                Self::Wait(Duration::from_millis(millis))
+            }),
+            Some("flaky") => match (number(parts.next()), parts.next()) {
+                (Some(times), Some(key)) => Self::FailFirst {
+                    key: key.to_owned(),
+                    times,
+                },
+                _ => Self::Answer,
+            },
+            _ => Self::Answer,
+        }
+    }
+}
+
+impl Instance {
+    /// How often a key was seen, this time included.
+    fn seen(&self, key: &str) -> u64 {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = seen.entry(key.to_owned()).or_default();
+        *count += 1;
+        *count
+    }
 }
 
 fn handed_on(headers: &HeaderMap) -> BTreeMap<String, String> {

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 use clap::Parser;
 use mesh_tests::call::{self, Call};
@@ -49,6 +50,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         version: arguments.version,
         calls: arguments.call,
         marker: arguments.marker,
+        seen: Mutex::default(),
     };
     match arguments.control {
         None => echo::serve(listener, instance).await?,
