@@ -100,8 +100,16 @@ async fn answer(
         .path_and_query()
         .map_or("/", |path| path.as_str())
         .to_owned();
-    if let Some(status) = wanted_status(&path) {
-        return Response::builder().status(status).body(Full::default());
+    match Wish::of(&path) {
+        Wish::Answer => {}
+        Wish::Fail(status) => return Response::builder().status(status).body(Full::default()),
+        Wish::Wait(duration) => tokio::time::sleep(duration).await,
+        Wish::FailFirst { key, times } if instance.seen(&key) <= times => {
+            return Response::builder()
+                .status(StatusCode::SERVICE_UNAVAILABLE)
+                .body(Full::default());
+        }
+        Wish::FailFirst { .. } => {}
     }
     let handed_on = handed_on(request.headers());
     let calls = if path.starts_with("/only") {
