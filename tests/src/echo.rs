@@ -101,7 +101,6 @@ async fn answer(
         .map_or("/", |path| path.as_str())
         .to_owned();
     match Wish::of(&path) {
-        Wish::Answer => {}
         Wish::Fail(status) => return Response::builder().status(status).body(Full::default()),
         Wish::Wait(duration) => tokio::time::sleep(duration).await,
         Wish::FailFirst { key, times } if instance.seen(&key) <= times => {
@@ -109,7 +108,7 @@ async fn answer(
                 .status(StatusCode::SERVICE_UNAVAILABLE)
                 .body(Full::default());
         }
-        Wish::FailFirst { .. } => {}
+        Wish::Answer | Wish::FailFirst { .. } => {}
     }
     let handed_on = handed_on(request.headers());
     let calls = if path.starts_with("/only") {
