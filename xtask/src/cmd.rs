@@ -70,6 +70,19 @@ impl Cmd {
         }
     }
 
+    /// Runs it in our place: its results are ours, and its failure needs no second sentence.
+    pub(crate) fn hand_over(mut self) -> Result<(), Failure> {
+        let status = self
+            .0
+            .status()
+            .map_err(|error| self.failed(&error.to_string()))?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err("see above".into())
+        }
+    }
+
     /// Runs it and gives its standard output; says nothing.
     pub(crate) fn read(mut self) -> Result<String, Failure> {
         let output = self

@@ -12,6 +12,8 @@
 mod cmd;
 #[cfg(feature = "codegen")]
 mod codegen;
+#[cfg(feature = "e2e")]
+mod e2e;
 mod provision;
 mod test;
 mod tidy;
@@ -38,6 +40,8 @@ struct Arguments {
 enum Verb {
     /// Run every ring of tests that this machine can run; as root it installs what they need.
     Test(test::Arguments),
+    /// Install the whole mesh on this machine, prove each promise with real traffic, take it down.
+    E2e(E2eArguments),
     /// Check the rules of the repository: crate directions, file heads, sizes, formatting, lints.
     Tidy(tidy::Arguments),
     /// Write the generated wire types anew.
@@ -48,10 +52,25 @@ enum Verb {
     },
 }
 
+/// Options of `e2e`; here, because they are read before the verb is built.
+#[derive(clap::Args, Debug)]
+struct E2eArguments {
+    /// Print one JSON object on stdout.
+    #[arg(long)]
+    json: bool,
+    /// Leave everything running after the last row; `--json` and the table say how to enter it.
+    #[arg(long)]
+    keep: bool,
+    /// Set when the program has put itself into a network namespace that plays the host.
+    #[arg(long, hide = true)]
+    inside: Option<PathBuf>,
+}
+
 fn main() -> ExitCode {
     let root = root();
     let result = match Arguments::parse().verb {
         Verb::Test(arguments) => test::run(&root, &arguments),
+        Verb::E2e(arguments) => e2e(&root, &arguments),
         Verb::Tidy(arguments) => tidy::run(&root, &arguments),
         Verb::Codegen { check } => codegen(&root, check),
     };
@@ -68,6 +87,19 @@ fn main() -> ExitCode {
 fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here).to_owned()
+}
+
+#[cfg(feature = "e2e")]
+fn e2e(root: &Path, arguments: &E2eArguments) -> Result<(), Failure> {
+    e2e::run(root, arguments)
+}
+
+#[cfg(not(feature = "e2e"))]
+fn e2e(root: &Path, arguments: &E2eArguments) -> Result<(), Failure> {
+    let mut again = vec!["e2e"];
+    again.extend(arguments.json.then_some("--json"));
+    again.extend(arguments.keep.then_some("--keep"));
+    again_with(root, "e2e", &again)
 }
 
 #[cfg(feature = "codegen")]
@@ -106,5 +138,5 @@ fn again_with(root: &Path, feature: &str, arguments: &[&str]) -> Result<(), Fail
             "--",
         ])
         .args(arguments.iter().copied())
-        .run()
+        .hand_over()
 }

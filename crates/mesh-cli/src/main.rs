@@ -9,6 +9,7 @@
 mod commands;
 mod connect;
 mod exit;
+mod join;
 mod output;
 
 use std::process::ExitCode;
