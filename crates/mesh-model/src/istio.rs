@@ -15,6 +15,7 @@ pub mod workload_entry;
 mod check;
 mod message;
 mod read;
+mod report;
 mod unsupported;
 
 pub use authorization_policy::AuthorizationPolicy;

@@ -9,12 +9,14 @@
 //! SpiffeId ◄──speak of── PeerAuthentication, AuthorizationPolicy
 //! ```
 
+pub mod host;
 pub mod identity;
 pub mod istio;
 pub mod kind;
 pub mod label;
 pub mod name;
 pub mod object;
+pub mod pattern;
 pub mod problem;
 pub mod service;
 pub mod sidecar;
