@@ -58,7 +58,7 @@ pub enum IstioObject {
     /// A [`VirtualService`].
     VirtualService(Object<VirtualService>),
     /// A [`DestinationRule`].
-    DestinationRule(Object<DestinationRule>),
+    DestinationRule(Box<Object<DestinationRule>>),
     /// A [`ServiceEntry`].
     ServiceEntry(Object<ServiceEntry>),
     /// A [`WorkloadEntry`].

@@ -57,7 +57,9 @@ trait Spec: Default + DeserializeOwned {
 pub fn check(kind: IstioKind, object: &Value) -> Checked {
     match kind {
         IstioKind::VirtualService => checked(kind, object, IstioObject::VirtualService),
-        IstioKind::DestinationRule => checked(kind, object, IstioObject::DestinationRule),
+        IstioKind::DestinationRule => checked(kind, object, |object| {
+            IstioObject::DestinationRule(Box::new(object))
+        }),
         IstioKind::ServiceEntry => checked(kind, object, IstioObject::ServiceEntry),
         IstioKind::WorkloadEntry => checked(kind, object, IstioObject::WorkloadEntry),
         IstioKind::PeerAuthentication => checked(kind, object, IstioObject::PeerAuthentication),

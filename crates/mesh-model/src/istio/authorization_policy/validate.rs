@@ -14,12 +14,11 @@ impl AuthorizationPolicy {
     pub(in crate::istio) fn validate(&self, metadata: &ObjectMeta, report: &mut Report) {
         report.selector(self.selector.as_ref());
         match self.action {
-            Action::Allow => {}
             Action::Deny if self.rules.is_empty() => {
                 let expected = "at least one rule (`{}` for every request), for `DENY`";
                 report.wrong("spec.rules", "", expected);
             }
-            Action::Deny => {}
+            Action::Allow | Action::Deny => {}
             Action::Audit => report.wrong("spec.action", "AUDIT", SUPPORTED_ACTION),
             Action::Custom => report.wrong("spec.action", "CUSTOM", SUPPORTED_ACTION),
         }

@@ -65,12 +65,12 @@ fn traffic_policy(policy: &TrafficPolicy, path: &str, report: &mut Report) {
     };
     parts.validate(path, report);
 
-    let mut ports = BTreeSet::new();
+    let mut numbers = BTreeSet::new();
     for (index, settings) in policy.port_level_settings.iter().enumerate() {
         let path = format!("{path}.portLevelSettings[{index}]");
         let number = settings.port.as_ref().map_or(0, |port| port.number);
         report.port(&format!("{path}.port.number"), number);
-        if !ports.insert(number) {
+        if !numbers.insert(number) {
             let expected = "a port that has no settings before";
             report.wrong(format!("{path}.port.number"), &number.to_string(), expected);
         }
