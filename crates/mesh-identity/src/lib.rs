@@ -17,9 +17,9 @@
 //! assert!(key.csr()?.starts_with("-----BEGIN CERTIFICATE REQUEST-----"));
 //! assert_eq!(format!("{key:?}"), "Key(..)");
 //!
-//! let pin: Fingerprint = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".parse()?;
-//! # let _ = pin;
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! let pin = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+//! assert_eq!(pin.parse(), Ok(Fingerprint::of(b"test")));
+//! # Ok::<(), mesh_identity::KeyError>(())
 //! ```
 //!
 //! [`SpiffeId`]: mesh_model::SpiffeId

@@ -1,5 +1,8 @@
 //! Keeping credentials alive: renewed at half of their life, retried when that fails.
 
+#[cfg(test)]
+mod tests;
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -7,7 +7,7 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, SanType, SubjectPublicKeyInfo,
 };
 
-use crate::{Certificate, Chain, CredentialStore, Credentials, Key, TrustBundle};
+use crate::{Certificate, Chain, CredentialStore, Credentials, Fingerprint, Key, TrustBundle};
 
 /// A root that signs what a test asks for.
 #[derive(Debug)]
@@ -90,9 +90,9 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        params
-            .distinguished_name
-            .push(DnType::OrganizationName, "test authority");
+        // Names differ as keys do, so that a stranger's chain is of an unknown issuer.
+        let name = Fingerprint::of(key.public_key_raw()).to_string();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let root = params.self_signed(&key).unwrap();

@@ -2,6 +2,8 @@
 
 mod client;
 mod server;
+#[cfg(test)]
+mod tests;
 pub(crate) mod verify;
 
 use std::net::SocketAddr;
@@ -88,14 +90,43 @@ pub enum TlsError {
         /// What the library says.
         source: std::io::Error,
     },
-    /// The peer's certificate passed TLS and names nobody that we accept.
-    #[error("the certificate of {address} is not accepted")]
-    Peer {
-        /// Whose.
+    /// The other side is somebody, and not whom we accept.
+    #[error("{address} is not accepted: {reason}")]
+    Refused {
+        /// Who.
         address: SocketAddr,
-        /// What is wrong with it.
-        source: rustls::Error,
+        /// What is wrong with its certificate.
+        reason: String,
     },
+}
+
+impl TlsError {
+    /// What a failed handshake was: our refusal in its own words, else the library's.
+    fn of_handshake(address: SocketAddr, source: std::io::Error) -> Self {
+        let refusal = source
+            .get_ref()
+            .and_then(|error| error.downcast_ref::<rustls::Error>())
+            .and_then(refusal);
+        match refusal {
+            Some(reason) => Self::Refused { address, reason },
+            None => Self::Handshake { address, source },
+        }
+    }
+
+    fn of_peer(address: SocketAddr, error: &rustls::Error) -> Self {
+        let reason = refusal(error).unwrap_or_else(|| error.to_string());
+        Self::Refused { address, reason }
+    }
+}
+
+/// Our own verifiers' words within an error of the TLS library, which would print them as debug text.
+fn refusal(error: &rustls::Error) -> Option<String> {
+    match error {
+        rustls::Error::InvalidCertificate(rustls::CertificateError::Other(error)) => {
+            Some(error.0.to_string())
+        }
+        _ => None,
+    }
 }
 
 impl Peer {

@@ -76,8 +76,8 @@ impl ClientTls {
     ///
     /// # Errors
     ///
-    /// [`TlsError::NoCredentials`], [`TlsError::Connect`], [`TlsError::Handshake`] (its source is
-    /// a [`PeerError`](super::PeerError) when the server is not whom we expect).
+    /// [`TlsError::NoCredentials`], [`TlsError::Connect`], [`TlsError::Handshake`], and
+    /// [`TlsError::Refused`] when the server is not whom we expect.
     pub async fn connect(&self, address: SocketAddr) -> Result<TlsStream<TcpStream>, TlsError> {
         let config = self.config()?;
         let name = ServerName::try_from(server_name(&self.expected))
@@ -94,7 +94,7 @@ impl ClientTls {
         TlsConnector::from(Arc::new(config))
             .connect(name, stream)
             .await
-            .map_err(|source| TlsError::Handshake { address, source })
+            .map_err(|source| TlsError::of_handshake(address, source))
     }
 
     fn config(&self) -> Result<ClientConfig, TlsError> {

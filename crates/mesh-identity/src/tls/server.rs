@@ -97,13 +97,13 @@ impl ServerTls {
     /// # Errors
     ///
     /// [`TlsError::NoCredentials`], [`TlsError::UnknownName`], [`TlsError::Handshake`],
-    /// [`TlsError::Peer`].
+    /// [`TlsError::Refused`].
     pub async fn accept(
         &self,
         stream: TcpStream,
         address: SocketAddr,
     ) -> Result<(TlsStream<TcpStream>, Connection), TlsError> {
-        let failed = |source| TlsError::Handshake { address, source };
+        let failed = |source| TlsError::of_handshake(address, source);
         let start = LazyConfigAcceptor::new(Acceptor::default(), stream)
             .await
             .map_err(failed)?;
@@ -216,12 +216,13 @@ fn connection(
             certificate: None,
         });
     };
-    let refused = |source| TlsError::Peer { address, source };
     let peer = clients
         .peer(leaf, intermediates, UnixTime::now())
-        .map_err(refused)?;
-    let certificate = Certificate::from_der(leaf.clone())
-        .map_err(|error| refused(rustls::Error::General(error.to_string())))?;
+        .map_err(|error| TlsError::of_peer(address, &error))?;
+    let certificate = Certificate::from_der(leaf.clone()).map_err(|error| TlsError::Refused {
+        address,
+        reason: error.to_string(),
+    })?;
     Ok(Connection {
         peer,
         remote: address,

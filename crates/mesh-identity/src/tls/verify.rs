@@ -41,7 +41,7 @@ pub enum PeerError {
         expected: TrustDomain,
     },
     /// None of the certificates that the server sent is a pinned root.
-    #[error("the server sent {found:?}, none of them is a trusted root")]
+    #[error("none of the certificates that the server sent is a pinned root; found {found:?}")]
     NotPinned {
         /// Fingerprints of what it sent.
         found: Vec<Fingerprint>,
