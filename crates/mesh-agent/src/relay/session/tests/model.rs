@@ -457,8 +457,6 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
-
     #[test]
     fn envoy_and_pilot_agree_after_any_interleaving(
         events in prop::collection::vec(event(), 0..80),
