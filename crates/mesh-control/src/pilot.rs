@@ -8,4 +8,5 @@
 
 pub mod mesh;
 pub mod resource;
+pub mod session;
 pub mod snapshot;
