@@ -9,14 +9,14 @@ use serde_json::{Map, Value, json};
 
 use super::clock::Clock;
 use super::identifier;
-use super::kind::{Family, Kind};
+use super::kind::Kind;
 use super::status::Failure;
 
 /// What the URL says about the object in the body.
 #[derive(Clone, Copy, Debug)]
 pub struct Addressed<'a> {
     /// The kind.
-    pub kind: &'static Kind,
+    pub kind: Kind,
     /// The version in the URL.
     pub version: &'a str,
     /// The namespace in the URL.
@@ -35,7 +35,7 @@ pub fn address(object: &mut Value, to: Addressed<'_>) -> Result<(), Failure> {
         return Err(Failure::bad_request("the body is not an object"));
     };
     let api_version = to.kind.api_version(to.version);
-    for (field, expected) in [("apiVersion", api_version.as_str()), ("kind", to.kind.name)] {
+    for (field, expected) in [("apiVersion", api_version.as_str()), ("kind", to.kind.kind)] {
         match map.get(field) {
             None => {
                 map.insert(field.to_owned(), expected.into());
@@ -76,7 +76,7 @@ pub fn address(object: &mut Value, to: Addressed<'_>) -> Result<(), Failure> {
             None if field == "namespace" && !found.is_empty() => {
                 return Err(Failure::bad_request(format!(
                     "{} has no namespace, but the provided object names `{found}`",
-                    to.kind.name
+                    to.kind.kind
                 )));
             }
             _ => {}
@@ -90,13 +90,13 @@ pub fn address(object: &mut Value, to: Addressed<'_>) -> Result<(), Failure> {
 /// # Errors
 ///
 /// 400 if it claims what only the server gives, 422 if a default cannot be made.
-pub fn prepare_create(object: &mut Value, kind: &Kind, clock: Clock) -> Result<(), Failure> {
+pub fn prepare_create(object: &mut Value, kind: Kind, clock: Clock) -> Result<(), Failure> {
     set_defaults(object, kind)?;
     let now = clock.now_text();
     let Some(map) = object.as_object_mut() else {
         return Err(Failure::bad_request("the body is not an object"));
     };
-    if kind.has_status && kind.family == Family::Istio {
+    if kind.has_status() && kind.istio().is_some() {
         // The status is written by its own subresource only.
         map.remove("status");
     }
@@ -127,10 +127,10 @@ pub fn prepare_create(object: &mut Value, kind: &Kind, clock: Clock) -> Result<(
     }
     metadata.insert("uid".to_owned(), identifier::uid().into());
     metadata.insert("creationTimestamp".to_owned(), now.into());
-    if kind.family == Family::Istio {
+    if kind.istio().is_some() {
         metadata.insert("generation".to_owned(), 1.into());
     }
-    if kind.name == "Namespace" {
+    if kind.kind == "Namespace" {
         prepare_namespace(map);
     }
     Ok(())
@@ -146,7 +146,7 @@ pub fn prepare_create(object: &mut Value, kind: &Kind, clock: Clock) -> Result<(
 pub fn prepare_update(
     new: &mut Value,
     old: &Value,
-    kind: &Kind,
+    kind: Kind,
     is_status: bool,
 ) -> Result<(), Failure> {
     let name = old["metadata"]["name"].as_str().unwrap_or_default();
@@ -162,10 +162,10 @@ pub fn prepare_update(
     let Some(map) = new.as_object_mut() else {
         return Err(Failure::bad_request("the body is not an object"));
     };
-    if kind.has_status {
+    if kind.has_status() {
         carry(map, old, "status");
     }
-    if kind.name == "Namespace" {
+    if kind.kind == "Namespace" {
         carry(map, old, "spec");
     }
     let Some(metadata) = map.get_mut("metadata").and_then(Value::as_object_mut) else {
@@ -198,15 +198,15 @@ pub fn prepare_update(
         }
     }
     check_fixed(new, old, kind, name)?;
-    if kind.family == Family::Istio && differs_in_content(new, old) {
+    if kind.istio().is_some() && differs_in_content(new, old) {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
         new["metadata"]["generation"] = generation.into();
     }
     Ok(())
 }
 
-fn set_defaults(object: &mut Value, kind: &Kind) -> Result<(), Failure> {
-    match kind.name {
+fn set_defaults(object: &mut Value, kind: Kind) -> Result<(), Failure> {
+    match kind.kind {
         "Secret" => set_secret_defaults(object, kind),
         "RoleBinding" | "ClusterRoleBinding" => {
             set_binding_defaults(object);
@@ -217,7 +217,7 @@ fn set_defaults(object: &mut Value, kind: &Kind) -> Result<(), Failure> {
 }
 
 /// `stringData` is for writing only: it becomes `data`.
-fn set_secret_defaults(object: &mut Value, kind: &Kind) -> Result<(), Failure> {
+fn set_secret_defaults(object: &mut Value, kind: Kind) -> Result<(), Failure> {
     let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     let Some(map) = object.as_object_mut() else {
         return Ok(());
@@ -293,7 +293,7 @@ fn prepare_namespace(map: &mut Map<String, Value>) {
 }
 
 /// Fields that are fixed once the object exists.
-fn check_fixed(new: &Value, old: &Value, kind: &Kind, name: &str) -> Result<(), Failure> {
+fn check_fixed(new: &Value, old: &Value, kind: Kind, name: &str) -> Result<(), Failure> {
     let mut problems = Problems::default();
     let mut fixed = |field: &str| {
         if new.get(field) != old.get(field) {
@@ -305,12 +305,12 @@ fn check_fixed(new: &Value, old: &Value, kind: &Kind, name: &str) -> Result<(), 
             ));
         }
     };
-    match kind.name {
+    match kind.kind {
         "RoleBinding" | "ClusterRoleBinding" => fixed("roleRef"),
         "Secret" => fixed("type"),
         _ => {}
     }
-    if matches!(kind.name, "Secret" | "ConfigMap") && old["immutable"] == true {
+    if matches!(kind.kind, "Secret" | "ConfigMap") && old["immutable"] == true {
         for field in ["data", "binaryData", "immutable"] {
             if new.get(field) != old.get(field) {
                 problems.push(Problem::new(

@@ -44,7 +44,7 @@ pub struct Change {
     /// Its revision.
     pub revision: Revision,
     /// The kind.
-    pub kind: &'static Kind,
+    pub kind: Kind,
     /// The namespace; empty if the kind has none.
     pub namespace: String,
     value: Option<Bytes>,
@@ -270,7 +270,7 @@ impl Change {
     fn new(event: Event) -> Option<Self> {
         let mut parts = event.key.split('/');
         let kind = Kind::of_key(parts.next()?, parts.next()?)?;
-        let namespace = if kind.is_namespaced {
+        let namespace = if kind.namespaced {
             parts.next()?.to_owned()
         } else {
             String::new()

@@ -143,10 +143,10 @@ fn resources(group: &str, version: &str) -> Value {
         list.push(json!({
             "name": kind.plural,
             "singularName": kind.singular,
-            "namespaced": kind.is_namespaced,
-            "kind": kind.name,
+            "namespaced": kind.namespaced,
+            "kind": kind.kind,
             "verbs": Kind::VERBS,
-            "shortNames": kind.short,
+            "shortNames": kind.short_names,
             "categories": kind.categories,
         }));
         for subresource in kind.subresources() {
@@ -154,7 +154,7 @@ fn resources(group: &str, version: &str) -> Value {
             let mut entry = json!({
                 "name": format!("{}/{subresource}", kind.plural),
                 "singularName": "",
-                "namespaced": kind.is_namespaced,
+                "namespaced": kind.namespaced,
                 "kind": name,
                 "verbs": verbs,
             });
@@ -188,10 +188,10 @@ fn resources(group: &str, version: &str) -> Value {
 }
 
 /// Group and name of what a subresource answers with, and its verbs.
-fn subresource_of(kind: &Kind, name: &str) -> (&'static str, &'static str, &'static [&'static str]) {
+fn subresource_of(kind: Kind, name: &str) -> (&'static str, &'static str, &'static [&'static str]) {
     match name {
         "token" => ("authentication.k8s.io", "TokenRequest", &["create"]),
-        _ => (kind.group, kind.name, &["get", "patch", "update"]),
+        _ => (kind.group, kind.kind, &["get", "patch", "update"]),
     }
 }
 
@@ -269,11 +269,11 @@ fn aggregate_resources(group: &str, version: &str) -> Vec<Value> {
                 .collect();
             json!({
                 "resource": kind.plural,
-                "responseKind": {"group": group, "version": version, "kind": kind.name},
-                "scope": scope(kind.is_namespaced),
+                "responseKind": {"group": group, "version": version, "kind": kind.kind},
+                "scope": scope(kind.namespaced),
                 "singularResource": kind.singular,
                 "verbs": Kind::VERBS,
-                "shortNames": kind.short,
+                "shortNames": kind.short_names,
                 "categories": kind.categories,
                 "subresources": subresources,
             })

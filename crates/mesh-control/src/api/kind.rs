@@ -1,40 +1,13 @@
-//! The kinds that are served: a fixed table, no kind is added at run time.
+//! The kinds that are served, with what the API adds to the model's table of them.
 
 use std::fmt;
+use std::ops::Deref;
 
-/// A kind of object, and how it is reached.
-#[derive(Debug, Eq, PartialEq)]
-pub struct Kind {
-    /// API group; empty for the core group.
-    pub group: &'static str,
-    /// Served versions, all of one schema; the first is preferred.
-    pub versions: &'static [&'static str],
-    /// As in `VirtualService`.
-    pub name: &'static str,
-    /// As in `virtualservices`.
-    pub plural: &'static str,
-    /// As in `virtualservice`.
-    pub singular: &'static str,
-    /// As in `vs`.
-    pub short: &'static [&'static str],
-    /// Names for several kinds at once, as in `istio-io`.
-    pub categories: &'static [&'static str],
-    /// Whether objects live in a namespace.
-    pub is_namespaced: bool,
-    /// Whether the status is a subresource of its own, and writes of the object leave it alone.
-    pub has_status: bool,
-    /// Who says what a valid object is.
-    pub family: Family,
-}
+use mesh_model::istio::IstioKind;
 
-/// Who says what a valid object is.
+/// A kind of object of the model's table, as the API serves it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Family {
-    /// Kubernetes' own kinds.
-    Kubernetes,
-    /// Istio's kinds; `mesh_model` knows them.
-    Istio,
-}
+pub struct Kind(&'static mesh_model::Kind);
 
 /// Prints as `plural.group`.
 struct Qualified<'a>(&'a str, &'a str);
@@ -43,35 +16,59 @@ struct Qualified<'a>(&'a str, &'a str);
 
 impl Kind {
     /// Every kind.
-    pub fn all() -> impl Iterator<Item = &'static Self> {
-        KUBERNETES.iter().chain(ISTIO)
+    pub fn all() -> impl Iterator<Item = Self> {
+        mesh_model::kind::KINDS.iter().map(Self)
     }
 
     /// The kind with this group, version and plural.
-    pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Self> {
-        Self::all().find(|kind| {
-            kind.group == group && kind.plural == plural && kind.versions.contains(&version)
-        })
+    pub fn find(group: &str, version: &str, plural: &str) -> Option<Self> {
+        mesh_model::Kind::of_resource(group, plural)
+            .filter(|kind| kind.versions.contains(&version))
+            .map(Self)
     }
 
     /// The kind with this group and plural, as they stand in a key of the store.
-    pub fn of_key(group: &str, plural: &str) -> Option<&'static Self> {
+    pub fn of_key(group: &str, plural: &str) -> Option<Self> {
         let group = if group == CORE_KEY { "" } else { group };
-        Self::all().find(|kind| kind.group == group && kind.plural == plural)
+        mesh_model::Kind::of_resource(group, plural).map(Self)
+    }
+
+    /// The kind that everything namespaced depends on.
+    #[expect(
+        clippy::expect_used,
+        reason = "the table of the model has the kind, which every test here would notice missing"
+    )]
+    pub fn namespace() -> Self {
+        Self(mesh_model::Kind::of_resource("", "namespaces").expect("kind Namespace"))
+    }
+
+    /// Whether this is the kind Namespace.
+    pub fn is_namespace(self) -> bool {
+        self.group.is_empty() && self.kind == "Namespace"
+    }
+
+    /// Which of Istio's kinds it is; none for a kind of Kubernetes.
+    pub fn istio(self) -> Option<IstioKind> {
+        IstioKind::of(self.0)
+    }
+
+    /// Whether the status is a subresource of its own, and writes of the object leave it alone.
+    pub fn has_status(self) -> bool {
+        self.istio().is_some() || self.is_namespace()
     }
 
     /// `virtualservices.networking.istio.io`; the plural alone in the core group.
-    pub fn qualified(&self) -> impl fmt::Display {
-        Qualified(self.plural, self.group)
+    pub fn qualified(self) -> impl fmt::Display {
+        Qualified(self.0.plural, self.0.group)
     }
 
     /// `VirtualService.networking.istio.io`; the name alone in the core group.
-    pub fn qualified_kind(&self) -> impl fmt::Display {
-        Qualified(self.name, self.group)
+    pub fn qualified_kind(self) -> impl fmt::Display {
+        Qualified(self.0.kind, self.0.group)
     }
 
     /// `group/version`; the version alone in the core group.
-    pub fn api_version(&self, version: &str) -> String {
+    pub fn api_version(self, version: &str) -> String {
         if self.group.is_empty() {
             version.to_owned()
         } else {
@@ -79,13 +76,8 @@ impl Kind {
         }
     }
 
-    /// The preferred version.
-    pub fn preferred(&self) -> &'static str {
-        self.versions.first().copied().unwrap_or_default()
-    }
-
     /// What the keys of all its objects begin with, or of those in a namespace.
-    pub fn prefix(&self, namespace: Option<&str>) -> String {
+    pub fn prefix(self, namespace: Option<&str>) -> String {
         let group = if self.group.is_empty() {
             CORE_KEY
         } else {
@@ -98,14 +90,14 @@ impl Kind {
     }
 
     /// The key of one object; the namespace is ignored where the kind has none.
-    pub fn key(&self, namespace: Option<&str>, name: &str) -> String {
-        let namespace = namespace.filter(|_| self.is_namespaced);
+    pub fn key(self, namespace: Option<&str>, name: &str) -> String {
+        let namespace = namespace.filter(|_| self.namespaced);
         format!("{}{name}", self.prefix(namespace))
     }
 
     /// The subresources besides the object itself.
-    pub fn subresources(&self) -> &'static [&'static str] {
-        match (self.name, self.has_status) {
+    pub fn subresources(self) -> &'static [&'static str] {
+        match (self.kind, self.has_status()) {
             ("ServiceAccount", _) => &["token"],
             (_, true) => &["status"],
             _ => &[],
@@ -125,6 +117,14 @@ impl Kind {
     ];
 }
 
+impl Deref for Kind {
+    type Target = mesh_model::Kind;
+
+    fn deref(&self) -> &mesh_model::Kind {
+        self.0
+    }
+}
+
 impl fmt::Display for Qualified<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.1.is_empty() {
@@ -140,152 +140,3 @@ const CORE_KEY: &str = "core";
 
 /// The group of roles and bindings.
 pub const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
-
-/// The kind that everything namespaced depends on.
-pub const NAMESPACE: &Kind = &KUBERNETES[0];
-
-/// A row that most kinds of Kubernetes differ from in a few fields.
-const CORE: Kind = Kind {
-    group: "",
-    versions: &["v1"],
-    name: "",
-    plural: "",
-    singular: "",
-    short: &[],
-    categories: &[],
-    is_namespaced: true,
-    has_status: false,
-    family: Family::Kubernetes,
-};
-
-const KUBERNETES: [Kind; 9] = [
-    Kind {
-        name: "Namespace",
-        plural: "namespaces",
-        singular: "namespace",
-        short: &["ns"],
-        is_namespaced: false,
-        has_status: true,
-        ..CORE
-    },
-    Kind {
-        name: "ConfigMap",
-        plural: "configmaps",
-        singular: "configmap",
-        short: &["cm"],
-        ..CORE
-    },
-    Kind {
-        name: "Secret",
-        plural: "secrets",
-        singular: "secret",
-        ..CORE
-    },
-    Kind {
-        name: "ServiceAccount",
-        plural: "serviceaccounts",
-        singular: "serviceaccount",
-        short: &["sa"],
-        ..CORE
-    },
-    Kind {
-        name: "Event",
-        plural: "events",
-        singular: "event",
-        short: &["ev"],
-        ..CORE
-    },
-    Kind {
-        group: RBAC_GROUP,
-        name: "Role",
-        plural: "roles",
-        singular: "role",
-        ..CORE
-    },
-    Kind {
-        group: RBAC_GROUP,
-        name: "RoleBinding",
-        plural: "rolebindings",
-        singular: "rolebinding",
-        ..CORE
-    },
-    Kind {
-        group: RBAC_GROUP,
-        name: "ClusterRole",
-        plural: "clusterroles",
-        singular: "clusterrole",
-        is_namespaced: false,
-        ..CORE
-    },
-    Kind {
-        group: RBAC_GROUP,
-        name: "ClusterRoleBinding",
-        plural: "clusterrolebindings",
-        singular: "clusterrolebinding",
-        is_namespaced: false,
-        ..CORE
-    },
-];
-
-const NETWORKING: Kind = Kind {
-    group: "networking.istio.io",
-    versions: &["v1", "v1beta1", "v1alpha3"],
-    categories: &["istio-io", "networking-istio-io"],
-    has_status: true,
-    family: Family::Istio,
-    ..CORE
-};
-
-const SECURITY: Kind = Kind {
-    group: "security.istio.io",
-    versions: &["v1", "v1beta1"],
-    categories: &["istio-io", "security-istio-io"],
-    has_status: true,
-    family: Family::Istio,
-    ..CORE
-};
-
-const ISTIO: &[Kind] = &[
-    Kind {
-        name: "VirtualService",
-        plural: "virtualservices",
-        singular: "virtualservice",
-        short: &["vs"],
-        ..NETWORKING
-    },
-    Kind {
-        name: "DestinationRule",
-        plural: "destinationrules",
-        singular: "destinationrule",
-        short: &["dr"],
-        ..NETWORKING
-    },
-    Kind {
-        name: "ServiceEntry",
-        plural: "serviceentries",
-        singular: "serviceentry",
-        short: &["se"],
-        ..NETWORKING
-    },
-    Kind {
-        name: "WorkloadEntry",
-        plural: "workloadentries",
-        singular: "workloadentry",
-        short: &["we"],
-        ..NETWORKING
-    },
-    Kind {
-        name: "PeerAuthentication",
-        plural: "peerauthentications",
-        singular: "peerauthentication",
-        short: &["pa"],
-        ..SECURITY
-    },
-    Kind {
-        name: "AuthorizationPolicy",
-        plural: "authorizationpolicies",
-        singular: "authorizationpolicy",
-        short: &["ap"],
-        ..SECURITY
-    },
-];

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::cache::{Cache, Recent};
-use super::kind::NAMESPACE;
+use super::kind::Kind;
 use super::objects::{Objects, Wanted, name_of};
 use super::selector::Selector;
 use super::status::Failure;
@@ -32,7 +32,7 @@ pub(super) async fn finish(objects: Objects, cache: Arc<Cache>, shutdown: Cancel
                 Recent::Changes(changes, next) => {
                     place = next;
                     // Any change may be the one a namespace waited for: its last object has gone.
-                    for change in changes.iter().filter(|change| change.kind == NAMESPACE) {
+                    for change in changes.iter().filter(|change| change.kind.is_namespace()) {
                         if let Some(object) = change.value()
                             && object["metadata"].get("deletionTimestamp").is_some()
                         {
@@ -71,7 +71,7 @@ pub(super) async fn finish(objects: Objects, cache: Arc<Cache>, shutdown: Cancel
 async fn terminating(objects: &Objects) -> Result<(BTreeSet<String>, u64), Failure> {
     let listed = objects
         .list(Wanted {
-            kind: NAMESPACE,
+            kind: Kind::namespace(),
             version: "v1",
             namespace: None,
             selector: &Selector::default(),

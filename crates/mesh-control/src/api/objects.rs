@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::admission::{Addressed, address, prepare_create, prepare_update};
 use super::authentication::User;
 use super::clock::Clock;
-use super::kind::{Family, Kind, NAMESPACE};
+use super::kind::Kind;
 use super::selector::Selector;
 use super::status::Failure;
 use super::validation::{FieldValidation, check};
@@ -60,7 +60,7 @@ pub struct Written {
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
     /// The kind.
-    pub kind: &'static Kind,
+    pub kind: Kind,
     /// The version to answer in.
     pub version: &'a str,
     /// Only in this namespace.
@@ -113,7 +113,7 @@ impl Objects {
     /// 404 if there is none.
     pub async fn get(
         &self,
-        kind: &'static Kind,
+        kind: Kind,
         version: &str,
         namespace: Option<&str>,
         name: &str,
@@ -196,7 +196,7 @@ impl Objects {
         prepare_create(&mut object, kind, self.clock)?;
         let warnings = check(kind, to.version, &object, write.validation)?;
         let name = name_of(&object);
-        let namespace = to.namespace.filter(|_| kind.is_namespaced);
+        let namespace = to.namespace.filter(|_| kind.namespaced);
         self.check_grant(kind, namespace, None, &object, write)
             .await?;
         let key = kind.key(namespace, &name);
@@ -219,7 +219,7 @@ impl Objects {
             match self.store.create(&key, bytes.clone(), guard).await {
                 Ok(revision) => {
                     set_revision(&mut object, revision);
-                    if kind == NAMESPACE {
+                    if kind.is_namespace() {
                         self.ensure_default_account(&name).await?;
                     }
                     return Ok(Written { object, warnings });
@@ -334,7 +334,7 @@ impl Objects {
 
     async fn entry(
         &self,
-        kind: &'static Kind,
+        kind: Kind,
         namespace: Option<&str>,
         name: &str,
     ) -> Result<Entry, Failure> {
@@ -347,11 +347,11 @@ impl Objects {
     async fn open_namespace(
         &self,
         namespace: &str,
-        kind: &Kind,
+        kind: Kind,
         name: &str,
     ) -> Result<Entry, Failure> {
-        let entry = self.entry(NAMESPACE, None, namespace).await?;
-        let object = view(&entry, NAMESPACE, "v1")?;
+        let entry = self.entry(Kind::namespace(), None, namespace).await?;
+        let object = view(&entry, Kind::namespace(), "v1")?;
         if object["metadata"].get("deletionTimestamp").is_some() {
             let why = format!(
                 "unable to create new content in namespace {namespace} because it is being terminated"
@@ -389,7 +389,7 @@ pub fn read(bytes: &Bytes, revision: Revision) -> Option<Value> {
 }
 
 /// An entry as an object in a version.
-pub fn view(entry: &Entry, kind: &Kind, version: &str) -> Result<Value, Failure> {
+pub fn view(entry: &Entry, kind: Kind, version: &str) -> Result<Value, Failure> {
     let mut object = read(&entry.value, entry.revision).ok_or_else(|| {
         tracing::error!(key = entry.key, "stored value is not JSON");
         Failure::internal(format!("stored value of `{}` is not JSON", entry.key))
@@ -399,7 +399,7 @@ pub fn view(entry: &Entry, kind: &Kind, version: &str) -> Result<Value, Failure>
 }
 
 /// Says the version in which an object is shown; all versions of a kind have one schema.
-pub fn set_version(object: &mut Value, kind: &Kind, version: &str) {
+pub fn set_version(object: &mut Value, kind: Kind, version: &str) {
     if let Some(map) = object.as_object_mut() {
         map.insert("apiVersion".to_owned(), kind.api_version(version).into());
     }
@@ -418,8 +418,8 @@ pub fn name_of(object: &Value) -> String {
 /// # Errors
 ///
 /// 422 if it does not.
-pub fn check_replacement(object: &Value, kind: &Kind) -> Result<(), Failure> {
-    if kind.family == Family::Istio && insisted_revision(object).is_none() {
+pub fn check_replacement(object: &Value, kind: Kind) -> Result<(), Failure> {
+    if kind.istio().is_some() && insisted_revision(object).is_none() {
         let problem = Problem::new("metadata.resourceVersion", "", "specified, as an update needs");
         return Err(Failure::invalid(kind, &name_of(object), &problem.into()));
     }
@@ -439,9 +439,9 @@ fn set_revision(object: &mut Value, revision: Revision) {
 }
 
 /// What is stored: the preferred version, without the revision, which the store keeps itself.
-fn bytes_of(object: &Value, kind: &Kind) -> Bytes {
+fn bytes_of(object: &Value, kind: Kind) -> Bytes {
     let mut object = object.clone();
-    set_version(&mut object, kind, kind.preferred());
+    set_version(&mut object, kind, kind.version());
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("resourceVersion");
     }

@@ -4,7 +4,7 @@ use http::HeaderMap;
 use json_patch::PatchOperation;
 use serde_json::Value;
 
-use super::kind::{Family, Kind};
+use super::kind::Kind;
 use super::status::Failure;
 
 mod strategic;
@@ -28,7 +28,7 @@ impl Patch {
     /// # Errors
     ///
     /// 415 for a form that is not served for the kind, 400 if the body is not of its form.
-    pub fn parse(headers: &HeaderMap, body: &[u8], kind: &Kind) -> Result<Self, Failure> {
+    pub fn parse(headers: &HeaderMap, body: &[u8], kind: Kind) -> Result<Self, Failure> {
         let media_type = super::body::media_type(headers);
         match media_type.as_str() {
             "application/merge-patch+json" => {
@@ -49,7 +49,7 @@ impl Patch {
                 }
                 Ok(Self::Json(operations))
             }
-            "application/strategic-merge-patch+json" if kind.family == Family::Kubernetes => {
+            "application/strategic-merge-patch+json" if kind.istio().is_none() => {
                 let value = super::body::json(body)?;
                 if !value.is_object() {
                     return Err(Failure::bad_request("a strategic merge patch must be an object"));
@@ -57,11 +57,10 @@ impl Patch {
                 Ok(Self::Strategic(value))
             }
             other => {
-                let accepted = match kind.family {
-                    Family::Kubernetes => {
-                        "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json"
-                    }
-                    Family::Istio => "application/json-patch+json, application/merge-patch+json",
+                let accepted = if kind.istio().is_some() {
+                    "application/json-patch+json, application/merge-patch+json"
+                } else {
+                    "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json"
                 };
                 Err(Failure::unsupported_media_type(other, accepted))
             }
@@ -73,7 +72,7 @@ impl Patch {
     /// # Errors
     ///
     /// 422 if it cannot be applied to this object.
-    pub fn apply(&self, object: &Value, kind: &Kind) -> Result<Value, Failure> {
+    pub fn apply(&self, object: &Value, kind: Kind) -> Result<Value, Failure> {
         let mut object = object.clone();
         match self {
             Self::Merge(patch) => json_patch::merge(&mut object, patch),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::admission::Addressed;
 use super::authentication::User;
 use super::authorization::Policy;
-use super::kind::{Kind, NAMESPACE, RBAC_GROUP};
+use super::kind::{Kind, RBAC_GROUP};
 use super::objects::{Objects, Write};
 use super::status::Failure;
 use super::validation::FieldValidation;
@@ -16,7 +16,7 @@ use super::validation::FieldValidation;
 pub(super) async fn plant(objects: &Objects) -> Result<(), Failure> {
     for name in ["default", "istio-system", "mesh-system"] {
         let namespace = json!({"metadata": {"name": name}});
-        make(objects, NAMESPACE, None, namespace).await?;
+        make(objects, Kind::namespace(), None, namespace).await?;
         objects.ensure_default_account(name).await?;
     }
     for (plural, namespace, object) in roles() {
@@ -28,7 +28,7 @@ pub(super) async fn plant(objects: &Objects) -> Result<(), Failure> {
 
 async fn make(
     objects: &Objects,
-    kind: &'static Kind,
+    kind: Kind,
     namespace: Option<&str>,
     object: Value,
 ) -> Result<(), Failure> {
@@ -42,7 +42,7 @@ async fn make(
     };
     let to = Addressed {
         kind,
-        version: kind.preferred(),
+        version: kind.version(),
         namespace,
         name: None,
     };

@@ -33,7 +33,7 @@ impl Selector {
     /// # Errors
     ///
     /// 400 if one cannot be understood or names a field that cannot be selected by.
-    pub fn parse(query: &Query, kind: &Kind) -> Result<Self, Failure> {
+    pub fn parse(query: &Query, kind: Kind) -> Result<Self, Failure> {
         let labels = match query.get("labelSelector") {
             Some(text) => split_terms(text)
                 .into_iter()
@@ -141,7 +141,7 @@ fn split_terms(text: &str) -> Vec<&str> {
     .collect()
 }
 
-fn parse_field(term: &str, kind: &Kind) -> Result<(String, String, bool), Failure> {
+fn parse_field(term: &str, kind: Kind) -> Result<(String, String, bool), Failure> {
     let (path, value, must_equal) = if let Some((path, value)) = term.split_once("!=") {
         (path, value, false)
     } else if let Some((path, value)) = term.split_once("==").or_else(|| term.split_once('=')) {
@@ -153,7 +153,7 @@ fn parse_field(term: &str, kind: &Kind) -> Result<(String, String, bool), Failur
     };
     let is_known = match path {
         "metadata.name" => true,
-        "metadata.namespace" => kind.is_namespaced,
+        "metadata.namespace" => kind.namespaced,
         other => fields_of(kind).contains(&other),
     };
     if !is_known {
@@ -165,8 +165,8 @@ fn parse_field(term: &str, kind: &Kind) -> Result<(String, String, bool), Failur
 }
 
 /// What else than name and namespace a kind can be selected by, as in Kubernetes.
-fn fields_of(kind: &Kind) -> &'static [&'static str] {
-    match kind.name {
+fn fields_of(kind: Kind) -> &'static [&'static str] {
+    match kind.kind {
         "Namespace" => &["status.phase"],
         "Secret" => &["type"],
         "Event" => &[
@@ -192,13 +192,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::api::kind::NAMESPACE;
     use crate::api::request::Call;
 
     fn matches(query: &str, object: &Value) -> bool {
         let uri = format!("/api/v1/namespaces?{query}").parse().unwrap();
         let call = Call::parse(&Method::GET, &uri).unwrap();
-        Selector::parse(&call.query, NAMESPACE)
+        Selector::parse(&call.query, Kind::namespace())
             .unwrap()
             .matches(object)
     }
@@ -246,7 +245,7 @@ mod tests {
         ] {
             let uri = format!("/api/v1/namespaces?{query}").parse().unwrap();
             let call = Call::parse(&Method::GET, &uri).unwrap();
-            assert!(Selector::parse(&call.query, NAMESPACE).is_err(), "{query}");
+            assert!(Selector::parse(&call.query, Kind::namespace()).is_err(), "{query}");
         }
     }
 }

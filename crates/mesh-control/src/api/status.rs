@@ -82,7 +82,7 @@ impl Failure {
         }
     }
 
-    fn about(mut self, kind: &Kind, name: &str) -> Self {
+    fn about(mut self, kind: Kind, name: &str) -> Self {
         self.details = Some(Box::new(Details {
             name: name.to_owned(),
             group: kind.group.to_owned(),
@@ -108,7 +108,7 @@ impl Failure {
     }
 
     /// 403: a write that an object of a kind does not allow.
-    pub fn forbidden_object(kind: &Kind, name: &str, why: &str) -> Self {
+    pub fn forbidden_object(kind: Kind, name: &str, why: &str) -> Self {
         let message = format!("{} \"{name}\" is forbidden: {why}", kind.qualified());
         Self::forbidden(message).about(kind, name)
     }
@@ -123,7 +123,7 @@ impl Failure {
     }
 
     /// 404: no such object.
-    pub fn not_found(kind: &Kind, name: &str) -> Self {
+    pub fn not_found(kind: Kind, name: &str) -> Self {
         let message = format!("{} \"{name}\" not found", kind.qualified());
         Self::new(StatusCode::NOT_FOUND, "NotFound", message).about(kind, name)
     }
@@ -147,13 +147,13 @@ impl Failure {
     }
 
     /// 409: the name is taken.
-    pub fn already_exists(kind: &Kind, name: &str) -> Self {
+    pub fn already_exists(kind: Kind, name: &str) -> Self {
         let message = format!("{} \"{name}\" already exists", kind.qualified());
         Self::new(StatusCode::CONFLICT, "AlreadyExists", message).about(kind, name)
     }
 
     /// 409: somebody else wrote in between.
-    pub fn conflict(kind: &Kind, name: &str, why: &str) -> Self {
+    pub fn conflict(kind: Kind, name: &str, why: &str) -> Self {
         let message = format!(
             "Operation cannot be fulfilled on {} \"{name}\": {why}",
             kind.qualified()
@@ -189,7 +189,7 @@ impl Failure {
     }
 
     /// 422: everything that is wrong with an object.
-    pub fn invalid(kind: &Kind, name: &str, problems: &Problems) -> Self {
+    pub fn invalid(kind: Kind, name: &str, problems: &Problems) -> Self {
         let list: Vec<_> = problems.0.iter().map(ToString::to_string).collect();
         let list = match list.as_slice() {
             [one] => one.clone(),
@@ -209,7 +209,7 @@ impl Failure {
         failure.details = Some(Box::new(Details {
             name: name.to_owned(),
             group: kind.group.to_owned(),
-            kind: kind.name.to_owned(),
+            kind: kind.kind.to_owned(),
             causes,
             retry_after_seconds: None,
         }));

@@ -9,7 +9,7 @@ use super::objects::Listed;
 use super::status::Failure;
 use super::watch::encode;
 
-mod column;
+mod cell;
 
 /// How the client wants objects.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -101,7 +101,7 @@ impl Form {
     }
 
     /// One object in this form.
-    pub fn object(&self, kind: &Kind, object: Value) -> Value {
+    pub fn object(&self, kind: Kind, object: Value) -> Value {
         match self {
             Self::Objects => object,
             Self::Metadata { version } => metadata_only(&object, version),
@@ -113,14 +113,14 @@ impl Form {
     }
 
     /// A list in this form.
-    pub fn list(&self, kind: &Kind, version: &str, listed: Listed) -> Value {
+    pub fn list(&self, kind: Kind, version: &str, listed: Listed) -> Value {
         let mut metadata = json!({"resourceVersion": listed.revision.to_string()});
         if let Some(token) = listed.token {
             metadata["continue"] = token.into();
         }
         match self {
             Self::Objects => json!({
-                "kind": format!("{}List", kind.name),
+                "kind": format!("{}List", kind.kind),
                 "apiVersion": kind.api_version(version),
                 "metadata": metadata,
                 "items": listed.items,
@@ -142,7 +142,7 @@ impl Form {
     }
 
     /// One event of a watch in this form.
-    pub fn line(&self, event: &str, kind: &Kind, object: Value) -> Bytes {
+    pub fn line(&self, event: &str, kind: Kind, object: Value) -> Bytes {
         let object = match self {
             Self::Table { version, include } => {
                 let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
@@ -157,20 +157,18 @@ impl Form {
 }
 
 fn table(
-    kind: &Kind,
+    kind: Kind,
     version: &str,
     include: Include,
     metadata: Value,
     objects: &[Value],
     has_rows: bool,
 ) -> Value {
-    let columns = column::of(kind);
     let rows: Vec<Value> = objects
         .iter()
         .filter(|_| has_rows)
         .map(|object| {
-            let cells: Vec<Value> = columns.iter().map(|column| (column.cell)(object)).collect();
-            let mut row = json!({"cells": cells});
+            let mut row = json!({"cells": cell::row(kind, object)});
             match include {
                 Include::Nothing => {}
                 Include::Metadata => row["object"] = metadata_only(object, version),
@@ -179,18 +177,7 @@ fn table(
             row
         })
         .collect();
-    let definitions: Vec<Value> = columns
-        .iter()
-        .map(|column| {
-            json!({
-                "name": column.name,
-                "type": "string",
-                "format": if column.name == "Name" { "name" } else { "" },
-                "description": column.description,
-                "priority": column.priority,
-            })
-        })
-        .collect();
+    let definitions = cell::definitions(kind);
     json!({
         "kind": "Table",
         "apiVersion": format!("meta.k8s.io/{version}"),

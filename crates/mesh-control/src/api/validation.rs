@@ -1,9 +1,10 @@
 //! Is this object valid: every problem at once, unknown fields by the caller's wish.
 
+use mesh_model::istio::{self, IstioKind};
 use mesh_model::{Problem, Problems};
 use serde_json::Value;
 
-use super::kind::{Family, Kind, RBAC_GROUP};
+use super::kind::{Kind, RBAC_GROUP};
 use super::objects::name_of;
 use super::request::Query;
 use super::status::Failure;
@@ -57,16 +58,16 @@ impl FieldValidation {
 ///
 /// 400 for unknown fields under [`FieldValidation::Strict`], 422 with every problem.
 pub fn check(
-    kind: &'static Kind,
+    kind: Kind,
     version: &str,
     object: &Value,
     validation: FieldValidation,
 ) -> Result<Vec<String>, Failure> {
     let mut findings = Findings::default();
     check_metadata(kind, object, &mut findings.problems);
-    match kind.family {
-        Family::Kubernetes => kubernetes::check(kind, object, &mut findings),
-        Family::Istio => check_istio(kind, version, object, &mut findings),
+    match kind.istio() {
+        None => kubernetes::check(kind, object, &mut findings),
+        Some(istio) => check_istio(istio, object, &mut findings),
     }
     let name = name_of(object);
     if !findings.unknown.is_empty() && validation == FieldValidation::Strict {
@@ -77,8 +78,8 @@ pub fn check(
             .collect();
         return Err(Failure::bad_request(format!(
             "{} in version \"{version}\" cannot be handled as a {}: strict decoding error: {}",
-            kind.name,
-            kind.name,
+            kind.kind,
+            kind.kind,
             list.join(", ")
         )));
     }
@@ -93,15 +94,14 @@ pub fn check(
     Ok(warnings)
 }
 
-fn check_istio(_kind: &Kind, _version: &str, object: &Value, findings: &mut Findings) {
-    if !object["spec"].is_object() {
-        findings
-            .problems
-            .push(Problem::new("spec", object["spec"].to_string(), "an object"));
-    }
+fn check_istio(kind: IstioKind, object: &Value, findings: &mut Findings) {
+    let checked = istio::check(kind, object);
+    findings.problems.0.extend(checked.problems);
+    findings.warnings.extend(checked.warnings);
+    findings.unknown.extend(checked.unknown_fields);
 }
 
-fn check_metadata(kind: &Kind, object: &Value, problems: &mut Problems) {
+fn check_metadata(kind: Kind, object: &Value, problems: &mut Problems) {
     let metadata = &object["metadata"];
     let name = metadata["name"].as_str().unwrap_or_default();
     let is_rbac = kind.group == RBAC_GROUP;
@@ -111,7 +111,7 @@ fn check_metadata(kind: &Kind, object: &Value, problems: &mut Problems) {
             "",
             "given; name or generateName is required",
         ));
-    } else if kind.name == "Namespace" {
+    } else if kind.kind == "Namespace" {
         if name.parse::<mesh_model::Namespace>().is_err() {
             problems.push(Problem::new(
                 "metadata.name",

@@ -22,7 +22,7 @@ use crate::store::Revision;
 #[derive(Debug)]
 pub struct Subscription {
     /// The kind.
-    pub kind: &'static Kind,
+    pub kind: Kind,
     /// The version to answer in.
     pub version: String,
     /// Only in this namespace.
@@ -180,7 +180,7 @@ fn bookmark(want: &Subscription, ends_initial: bool) -> Bytes {
         metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
     }
     let object = json!({
-        "kind": want.kind.name,
+        "kind": want.kind.kind,
         "apiVersion": want.kind.api_version(&want.version),
         "metadata": metadata,
     });

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{ATTEMPTS, MODIFIED, Objects, Selector, Wanted, bytes_of, name_of, set_revision, view};
-use crate::api::kind::{Kind, NAMESPACE};
+use crate::api::kind::Kind;
 use crate::api::status::Failure;
 use crate::store::StoreError;
 
@@ -37,13 +37,13 @@ impl Objects {
     /// 404 if there is none, 409 if it is not the one meant, 403 for a namespace that must stay.
     pub async fn delete(
         &self,
-        kind: &'static Kind,
+        kind: Kind,
         version: &str,
         namespace: Option<&str>,
         name: &str,
         how: &Deletion,
     ) -> Result<Value, Failure> {
-        if kind == NAMESPACE && PERMANENT.contains(&name) {
+        if kind.is_namespace() && PERMANENT.contains(&name) {
             return Err(Failure::forbidden_object(
                 kind,
                 name,
@@ -57,7 +57,7 @@ impl Objects {
             if !how.dry_run.is_empty() {
                 return Ok(object);
             }
-            let waits = kind == NAMESPACE || has_finalizers(&object);
+            let waits = kind.is_namespace() || has_finalizers(&object);
             let done = if waits {
                 if object["metadata"].get("deletionTimestamp").is_some() {
                     return Ok(object);
@@ -117,23 +117,23 @@ impl Objects {
     ///
     /// What the store says; to be tried again.
     pub async fn finish_namespace(&self, name: &str) -> Result<bool, Failure> {
-        let key = NAMESPACE.key(None, name);
+        let key = Kind::namespace().key(None, name);
         let Some(entry) = self.store.get(&key).await? else {
             return Ok(true);
         };
-        let namespace = view(&entry, NAMESPACE, "v1")?;
+        let namespace = view(&entry, Kind::namespace(), "v1")?;
         if namespace["metadata"].get("deletionTimestamp").is_none() {
             return Ok(false);
         }
         let mut is_empty = true;
         let selector = Selector::default();
-        for kind in Kind::all().filter(|kind| kind.is_namespaced) {
+        for kind in Kind::all().filter(|kind| kind.namespaced) {
             let mut token: Option<String> = None;
             loop {
                 let page = self
                     .list(Wanted {
                         kind,
-                        version: kind.preferred(),
+                        version: kind.version(),
                         namespace: Some(name),
                         selector: &selector,
                         limit: PAGE,
@@ -144,7 +144,7 @@ impl Objects {
                 for object in &page.items {
                     let of = name_of(object);
                     let how = Deletion::default();
-                    match self.delete(kind, kind.preferred(), Some(name), &of, &how).await {
+                    match self.delete(kind, kind.version(), Some(name), &of, &how).await {
                         Ok(object) => is_empty &= !has_finalizers(&object),
                         Err(failure) if failure.code == http::StatusCode::NOT_FOUND => {}
                         Err(failure) => return Err(failure),
@@ -189,7 +189,7 @@ impl Deletion {
         Ok(is_dry_run)
     }
 
-    fn check(&self, object: &Value, kind: &Kind, name: &str) -> Result<(), Failure> {
+    fn check(&self, object: &Value, kind: Kind, name: &str) -> Result<(), Failure> {
         let Some(wanted) = &self.preconditions else {
             return Ok(());
         };
@@ -220,7 +220,7 @@ impl Deletion {
 pub(super) fn is_finished(object: &Value) -> bool {
     object["metadata"].get("deletionTimestamp").is_some()
         && !has_finalizers(object)
-        && object["kind"] != NAMESPACE.name
+        && object["kind"] != "Namespace"
 }
 
 fn has_finalizers(object: &Value) -> bool {
@@ -229,12 +229,12 @@ fn has_finalizers(object: &Value) -> bool {
         .is_some_and(|finalizers| !finalizers.is_empty())
 }
 
-fn mark(object: &mut Value, kind: &Kind, now: &str) {
+fn mark(object: &mut Value, kind: Kind, now: &str) {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.insert("deletionTimestamp".to_owned(), now.into());
         metadata.insert("deletionGracePeriodSeconds".to_owned(), 0.into());
     }
-    if kind == NAMESPACE
+    if kind.is_namespace()
         && let Some(map) = object.as_object_mut()
     {
         map.insert("status".to_owned(), json!({"phase": "Terminating"}));

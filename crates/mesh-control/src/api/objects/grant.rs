@@ -15,7 +15,7 @@ impl Objects {
     /// 403 with the rules that the writer lacks.
     pub(super) async fn check_grant(
         &self,
-        kind: &'static Kind,
+        kind: Kind,
         namespace: Option<&str>,
         old: Option<&Value>,
         new: &Value,
@@ -42,7 +42,7 @@ impl Objects {
                 return Ok(());
             }
             let role = RoleRef {
-                kind: kind.name.to_owned(),
+                kind: kind.kind.to_owned(),
                 name: name.clone(),
             };
             if may(write, "escalate", namespace, &role) {
@@ -76,7 +76,7 @@ impl Objects {
             "clusterroles"
         };
         let kind = Kind::find(RBAC_GROUP, "v1", plural).ok_or_else(Failure::no_such_path)?;
-        let namespace = Some(namespace).filter(|_| kind.is_namespaced);
+        let namespace = Some(namespace).filter(|_| kind.namespaced);
         let object = self.get(kind, "v1", namespace, &role.name).await?;
         match object.get("rules") {
             None | Some(Value::Null) => Ok(Vec::new()),
@@ -108,7 +108,7 @@ fn may(write: &Write<'_>, verb: &str, namespace: &str, role: &RoleRef) -> bool {
 fn part<T: serde::de::DeserializeOwned>(
     object: &Value,
     field: &str,
-    kind: &Kind,
+    kind: Kind,
     name: &str,
 ) -> Result<T, Failure> {
     let value = object.get(field).cloned().unwrap_or_default();

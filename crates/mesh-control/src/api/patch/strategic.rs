@@ -10,14 +10,14 @@ use crate::api::kind::Kind;
 use crate::api::status::Failure;
 
 /// Applies a patch to an object.
-pub(super) fn merge(object: &mut Value, patch: &Value, kind: &Kind) -> Result<(), Failure> {
+pub(super) fn merge(object: &mut Value, patch: &Value, kind: Kind) -> Result<(), Failure> {
     merge_value(object, patch, kind, "", 0)
 }
 
 fn merge_value(
     target: &mut Value,
     patch: &Value,
-    kind: &Kind,
+    kind: Kind,
     path: &str,
     depth: usize,
 ) -> Result<(), Failure> {
@@ -104,8 +104,8 @@ enum List {
 }
 
 /// The lists that are merged; all others are replaced.
-fn merged_list(kind: &Kind, path: &str) -> Option<List> {
-    match (kind.name, path) {
+fn merged_list(kind: Kind, path: &str) -> Option<List> {
+    match (kind.kind, path) {
         (_, "metadata.ownerReferences") => Some(List::ByKey("uid")),
         (_, "metadata.finalizers") => Some(List::Values),
         ("ServiceAccount", "secrets" | "imagePullSecrets") => Some(List::ByKey("name")),
@@ -118,7 +118,7 @@ fn merge_list(
     target: &mut Value,
     items: &[Value],
     list: List,
-    kind: &Kind,
+    kind: Kind,
     path: &str,
     depth: usize,
 ) -> Result<(), Failure> {

@@ -36,19 +36,19 @@ impl Api {
     ) -> Result<Response<Body>, Failure> {
         let kind = Kind::find(&place.group, &place.version, &place.resource)
             .ok_or_else(Failure::no_such_path)?;
-        if place.namespace.is_some() && !kind.is_namespaced {
+        if place.namespace.is_some() && !kind.namespaced {
             return Err(Failure::no_such_path());
         }
         let is_status = match place.subresource.as_deref() {
             None => false,
-            Some("token") if kind.name == "ServiceAccount" => {
+            Some("token") if kind.kind == "ServiceAccount" => {
                 return self.token(call, place, request).await;
             }
-            Some("status") if kind.has_status => true,
+            Some("status") if kind.has_status() => true,
             Some(_) => return Err(Failure::no_such_path()),
         };
         let is_whole = matches!(call.verb, "list" | "watch" | "deletecollection");
-        if kind.is_namespaced && place.namespace.is_none() && !matches!(call.verb, "list" | "watch")
+        if kind.namespaced && place.namespace.is_none() && !matches!(call.verb, "list" | "watch")
         {
             return Err(Failure::method_not_allowed());
         }
@@ -317,7 +317,7 @@ impl Api {
             )
             .await?;
         let value = json!({
-            "kind": format!("{}List", to.kind.name),
+            "kind": format!("{}List", to.kind.kind),
             "apiVersion": to.kind.api_version(to.version),
             "metadata": {},
             "items": deleted,

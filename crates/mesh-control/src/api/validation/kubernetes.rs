@@ -5,4 +5,4 @@ use serde_json::Value;
 use super::Findings;
 use crate::api::kind::Kind;
 
-pub(super) fn check(_kind: &'static Kind, _object: &Value, _findings: &mut Findings) {}
+pub(super) fn check(_kind: Kind, _object: &Value, _findings: &mut Findings) {}
