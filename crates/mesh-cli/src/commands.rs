@@ -1,0 +1,55 @@
+//! The verbs of `mesh`, one file each.
+
+mod apply;
+mod delete;
+mod documents;
+mod get;
+mod token;
+mod validate;
+
+use std::future::Future;
+
+use clap::{Parser, Subcommand};
+
+use crate::exit::{Failure, Outcome};
+
+/// A service mesh for machines without Kubernetes.
+#[derive(Debug, Parser)]
+#[command(name = "mesh", version, about)]
+pub(crate) struct Arguments {
+    /// Log what is being done; MESH_LOG sets a filter.
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    Apply(apply::Args),
+    Get(get::Args),
+    Delete(delete::Args),
+    Validate(validate::Args),
+    #[command(subcommand)]
+    Token(token::Command),
+}
+
+/// Runs a verb.
+pub(crate) fn run(verb: Verb) -> Outcome {
+    match verb {
+        Verb::Apply(args) => wait(apply::run(&args)),
+        Verb::Get(args) => wait(get::run(&args)),
+        Verb::Delete(args) => wait(delete::run(&args)),
+        Verb::Validate(args) => validate::run(&args),
+        Verb::Token(command) => wait(token::run(&command)),
+    }
+}
+
+/// Runs a verb that waits for others; those that enter a namespace have threads of their own.
+fn wait(verb: impl Future<Output = Outcome>) -> Outcome {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::doing("starting the runtime", &error))?
+        .block_on(verb)
+}
