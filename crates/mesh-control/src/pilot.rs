@@ -6,6 +6,9 @@
 //! registry (agents) ─────┘   pure               shared by all with equal view     delta ADS
 //! ```
 
+pub mod caller;
 pub mod mesh;
+pub mod registry;
 pub mod resource;
+pub mod session;
 pub mod snapshot;

@@ -2,10 +2,10 @@
 
 use http::{Method, Request};
 use kube::Client;
-use mesh_model::kind::Kind;
+use mesh_model::Kind;
 use serde_json::Value;
 
-use super::documents::Files;
+use super::documents::{self, Files};
 use crate::connect::Connection;
 use crate::exit::{Failure, OK, Outcome};
 
@@ -38,9 +38,7 @@ pub(crate) async fn run(args: &Args) -> Outcome {
         if args.names.is_empty() {
             return Err(Failure::usage("name at least one object"));
         }
-        let namespace = kind.namespaced.then_some(args.namespace.as_str());
-        let Some(version) = kind.versions.first() else { return Ok(OK.into()) };
-        let collection = kind.path(version, namespace);
+        let collection = documents::collection(kind, kind.version(), Some(&args.namespace));
         for name in &args.names {
             targets.push((label(kind, name), format!("{collection}/{name}")));
         }

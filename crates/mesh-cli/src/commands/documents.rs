@@ -3,7 +3,7 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use mesh_model::kind::Kind;
+use mesh_model::Kind;
 use serde_json::Value;
 
 use crate::exit::Failure;
@@ -114,9 +114,10 @@ impl Document {
         let api_version = text("/apiVersion").ok_or_else(|| missing("apiVersion"))?;
         let kind = text("/kind").ok_or_else(|| missing("kind"))?;
         let name = text("/metadata/name").ok_or_else(|| missing("metadata.name"))?;
-        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        let kind = Kind::find(group, kind).filter(|kind| kind.versions.contains(&version)).ok_or_else(|| {
-            Failure::usage(format!("{}: `{kind}` of `{api_version}` is no kind that the mesh serves", self.origin))
+        let version = api_version.rsplit_once('/').map_or(api_version, |(_, version)| version);
+        let kind = Kind::of_object(api_version, kind).ok_or_else(|| {
+            let origin = &self.origin;
+            Failure::usage(format!("{origin}: `{kind}` of `{api_version}` is no kind that the mesh serves"))
         })?;
         let namespace = text("/metadata/namespace").unwrap_or(namespace);
         Ok(Place { kind, version, namespace, name })
@@ -128,7 +129,7 @@ impl Document {
 impl Place<'_> {
     /// The path of the objects of this kind, in this namespace.
     pub(crate) fn collection(&self) -> String {
-        self.kind.path(self.version, self.kind.namespaced.then_some(self.namespace))
+        collection(self.kind, self.version, Some(self.namespace))
     }
 
     /// The path of the object.
@@ -141,5 +142,17 @@ impl Place<'_> {
         let Kind { singular, group, .. } = self.kind;
         let dot = if group.is_empty() { "" } else { "." };
         format!("{singular}{dot}{group}/{}", self.name)
+    }
+}
+
+/// The path of the objects of a kind: of one namespace, or of all.
+pub(crate) fn collection(kind: &Kind, version: &str, namespace: Option<&str>) -> String {
+    let root = match kind.group {
+        "" => format!("/api/{version}"),
+        group => format!("/apis/{group}/{version}"),
+    };
+    match namespace.filter(|_| kind.namespaced) {
+        Some(namespace) => format!("{root}/namespaces/{namespace}/{}", kind.plural),
+        None => format!("{root}/{}", kind.plural),
     }
 }

@@ -1,9 +1,11 @@
 //! `mesh get`: shows objects, in the server's own table or whole.
 
 use http::Request;
-use mesh_model::kind::{KINDS, Kind};
+use mesh_model::Kind;
+use mesh_model::kind::KINDS;
 use serde_json::Value;
 
+use super::documents;
 use crate::connect::Connection;
 use crate::exit::{Failure, OK, Outcome};
 use crate::output::{print_json, print_table};
@@ -39,26 +41,17 @@ enum Form {
 
 /// The kind that a person names, in any of its forms.
 pub(crate) fn kind(name: &str) -> Result<&'static Kind, Failure> {
-    let wanted = name.to_ascii_lowercase();
-    KINDS
-        .iter()
-        .find(|kind| {
-            kind.singular == wanted || kind.plural == wanted || kind.short_names.contains(&wanted.as_str())
-        })
-        .ok_or_else(|| {
-            let known: Vec<_> = KINDS.iter().map(|kind| kind.plural).collect();
-            Failure::usage(format!("`{name}` is no kind that the mesh serves"))
-                .with_hint(format!("the kinds are {}", known.join(", ")))
-        })
+    Kind::meant_by(name).ok_or_else(|| {
+        let known: Vec<_> = KINDS.iter().map(|kind| kind.plural).collect();
+        Failure::usage(format!("`{name}` is no kind that the mesh serves"))
+            .with_hint(format!("the kinds are {}", known.join(", ")))
+    })
 }
 
 pub(crate) async fn run(args: &Args) -> Outcome {
     let kind = kind(&args.kind)?;
-    let Some(version) = kind.versions.first() else {
-        return Err(Failure::new(format!("kind `{}` has no version", kind.kind)));
-    };
-    let namespace = (kind.namespaced && !args.all_namespaces).then_some(args.namespace.as_str());
-    let mut path = kind.path(version, namespace);
+    let namespace = (!args.all_namespaces).then_some(args.namespace.as_str());
+    let mut path = documents::collection(kind, kind.version(), namespace);
     if let Some(name) = &args.name {
         path = format!("{path}/{name}");
     }

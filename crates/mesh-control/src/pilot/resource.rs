@@ -130,6 +130,11 @@ impl Layer {
             .unwrap_or_default()
     }
 
+    /// The resources of a type, shared; `None` when there are none.
+    pub fn resources(&self, kind: ResourceType) -> Option<&Resources> {
+        self.types.get(kind.index()).and_then(Option::as_ref)
+    }
+
     /// Sets the resources of a type; sorts them.
     ///
     /// # Errors
