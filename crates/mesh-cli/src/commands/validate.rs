@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use mesh_model::istio;
+use mesh_model::istio::{self, IstioKind};
 use serde::Serialize;
 
 use super::documents::{Document, Files};
@@ -59,9 +59,8 @@ fn judge(document: &Document, strict: bool) -> Verdict {
             return verdict;
         }
     };
-    if !kind.is_istio() {
-        return verdict;
-    }
+    // The other kinds are Kubernetes' own; only the API server checks those.
+    let Some(kind) = IstioKind::of(kind) else { return verdict };
     let checked = istio::check(kind, &document.object);
     verdict.problems.extend(checked.problems.iter().map(ToString::to_string));
     verdict.warnings.extend(checked.warnings);

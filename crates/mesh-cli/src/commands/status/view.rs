@@ -68,3 +68,94 @@ pub(super) struct CertificateView {
     /// In seconds since 1970 (UTC).
     pub(super) not_after: u64,
 }
+
+// === impl Status ===
+
+impl Status {
+    /// What is not as it should be, one sentence each.
+    pub(super) fn wrong(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for group in &self.groups {
+            for unit in group.units.iter().filter(|unit| !unit.ready) {
+                wrong.push(format!("{}/{} is {}", group.name, unit.name, unit.state));
+            }
+            for rules in group.rules.iter().filter(|rules| rules.state != "intact") {
+                let drift = rules.drift.join("; ");
+                wrong.push(format!("{}: redirect rules are {}: {drift}", group.name, rules.state));
+            }
+        }
+        wrong
+    }
+}
+
+/// Looks at a group: what the engine knows, and the files of its units.
+pub(super) fn look(status: &GroupStatus) -> GroupView {
+    let group = &status.group;
+    let verdict = group.directory.join(mesh_runtime::inject::VERDICT_FILE);
+    let state_dir = group.directory.join(mesh_runtime::inject::STATE_DIRECTORY);
+    let units = status.units.iter().map(|unit| {
+        let of_sidecar = unit.name.as_str() == mesh_runtime::inject::SIDECAR_UNIT;
+        let certificate = of_sidecar.then(|| certificate(&state_dir)).flatten();
+        view(unit, certificate)
+    });
+    GroupView {
+        name: group.spec.name.to_string(),
+        addresses: group.addresses.map(|addresses| addresses.both().to_vec()).unwrap_or_default(),
+        netns: group.namespace.clone(),
+        rules_applied_at: group.rules_applied_at_millis.map(seconds),
+        rules: group.namespace.as_ref().map(|_| rules(&verdict)),
+        units: units.collect(),
+    }
+}
+
+fn view(unit: &UnitStatus, certificate: Option<CertificateView>) -> UnitView {
+    UnitView {
+        name: unit.name.to_string(),
+        state: unit.state.to_string(),
+        pid: match unit.state {
+            UnitState::Running { pid } => Some(pid),
+            _ => None,
+        },
+        ready: unit.ready,
+        restarts: unit.restarts,
+        started_at: unit.started_at_millis.map(seconds),
+        ready_at: unit.ready_at_millis.map(seconds),
+        certificate,
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 fit 53 bits")]
+fn seconds(millis: u64) -> f64 {
+    millis as f64 / 1000.0
+}
+
+/// The watcher's last words, unless it has been silent for too long.
+fn rules(file: &Path) -> RulesView {
+    let unknown = |why: String| RulesView { state: "unknown".to_owned(), drift: vec![why] };
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) => return unknown(format!("{}: {error}", file.display())),
+    };
+    let verdict: Verdict = match serde_json::from_str(&text) {
+        Ok(verdict) => verdict,
+        Err(error) => return unknown(format!("{}: {error}", file.display())),
+    };
+    let at = UNIX_EPOCH + Duration::from_secs(verdict.at);
+    match SystemTime::now().duration_since(at) {
+        Ok(age) if age > STALE => {
+            unknown(format!("their watcher has been silent for {} s", age.as_secs()))
+        }
+        _ => RulesView { state: verdict.state.to_string(), drift: verdict.drift },
+    }
+}
+
+/// The certificate that a sidecar keeps in its directory.
+fn certificate(state_dir: &Path) -> Option<CertificateView> {
+    let credentials = CredentialDirectory::new(state_dir).load().ok()??;
+    let not_after = credentials.not_after().duration_since(UNIX_EPOCH).ok()?;
+    Some(CertificateView {
+        identity: credentials.identity().to_string(),
+        serial: credentials.serial(),
+        not_after: not_after.as_secs(),
+    })
+}
