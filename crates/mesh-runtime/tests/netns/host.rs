@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt as _;
 use mesh_runtime::{
-    Attachment, Group, GroupSpec, LogOptions, Name, ProcessEngine, Runtime as _, UnitSpec,
+    Application, Attachment, Group, GroupSpec, LogOptions, MeshFacts, Name, ProcessEngine,
+    RestartPolicy, Runtime as _, UnitSpec,
 };
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{Pid, Signal, kill_process};
@@ -244,6 +245,66 @@ pub(crate) fn http_answer(address: &str, port: u16) -> Vec<String> {
          h.HTTPServer(('{address}', {port}), A).serve_forever()"
     );
     vec!["python3".to_owned(), "-c".to_owned(), script]
+}
+
+/// An application `web` in namespace `shop`.
+pub(crate) fn application(command: &[&str]) -> Application {
+    let (namespace, name, account) = ("shop", "web", "till");
+    let mut application = Application::new(
+        namespace.parse().unwrap(),
+        name.parse().unwrap(),
+        account.parse().unwrap(),
+        command.iter().copied(),
+    );
+    application.restart = RestartPolicy::Never;
+    application
+}
+
+/// A mesh that nobody is at home in.
+pub(crate) fn facts(mesh: PathBuf) -> MeshFacts {
+    MeshFacts {
+        trust_domain: mesh_model::TrustDomain::default(),
+        pilots: vec!["10.213.0.1:15012".parse().unwrap()],
+        cas: vec!["10.213.0.1:15012".parse().unwrap()],
+        root_hashes: vec!["00".to_owned()],
+        mesh,
+        envoy: None,
+        network: name("mesh"),
+        name_servers: vec!["10.213.0.1".parse().unwrap()],
+        upstream_dns: vec![],
+        certificate_ttl_seconds: None,
+    }
+}
+
+/// A program that takes the verbs which an injected group calls, and answers at 15001 in place of
+/// a proxy. `ready` is whether its sidecar ever is.
+pub(crate) fn mesh_binary(host: &Host, ready: bool) -> PathBuf {
+    let path = host.path("mesh");
+    let status = if ready { 200 } else { 503 };
+    let script = format!(
+        r#"#!/usr/bin/python3
+import http.server, json, os, socket, subprocess, sys, threading
+if sys.argv[1:3] == ["redirect", "watch"]:
+    rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True).stdout
+    open(sys.argv[6], "w").write(json.dumps({{"rules": rules}}))
+    threading.Event().wait()
+config = json.load(open(sys.argv[3]))
+token = open(config["token_file"]).read()
+print("sidecar of", config["workload"]["id"], "as", os.getuid(), "with", token, flush=True)
+def proxy(family, address):
+    s = socket.create_server((address, 15001), family=family)
+    while True:
+        c, _ = s.accept(); c.sendall(b"by the sidecar\n"); c.close()
+class Ready(http.server.BaseHTTPRequestHandler):
+    def do_GET(self): self.send_response({status}); self.end_headers()
+for family, address in [(socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::1")]:
+    threading.Thread(target=proxy, args=(family, address)).start()
+http.server.HTTPServer(("127.0.0.1", 15021), Ready).serve_forever()
+"#
+    );
+    fs::write(&path, script).unwrap();
+    rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
+    path
 }
 
 /// Answers `here` on the host, until the test ends.
