@@ -30,7 +30,9 @@ const FILES: &[&str] = &[
     "envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager.proto",
     "envoy/extensions/filters/network/rbac/v3/rbac.proto",
     "envoy/extensions/filters/network/tcp_proxy/v3/tcp_proxy.proto",
+    "envoy/extensions/path/match/uri_template/v3/uri_template_match.proto",
     "envoy/extensions/resource_monitors/downstream_connections/v3/downstream_connections.proto",
+    "envoy/extensions/retry/host/previous_hosts/v3/previous_hosts.proto",
     "envoy/extensions/transport_sockets/tls/v3/tls.proto",
     "envoy/extensions/upstreams/http/v3/http_protocol_options.proto",
     "envoy/service/accesslog/v3/als.proto",
@@ -38,7 +40,9 @@ const FILES: &[&str] = &[
     "envoy/service/secret/v3/sds.proto",
     "etcd/rpc.proto",
     "istio/v1/auth/ca.proto",
+    "kubernetes/review.proto",
     "mesh/agent/v1/agent.proto",
+    "openapi/v2/openapi.proto",
 ];
 
 /// Where `envoy-types` keeps the roots of its .proto trees.

@@ -6,6 +6,11 @@
 //! registry (agents) ─────┘   pure               shared by all with equal view     delta ADS
 //! ```
 
+pub mod ads;
+mod caller;
 pub mod mesh;
+pub mod publisher;
+pub mod registry;
 pub mod resource;
+pub mod session;
 pub mod snapshot;

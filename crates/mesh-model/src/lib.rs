@@ -10,14 +10,20 @@
 //! ```
 
 pub mod identity;
+pub mod istio;
+pub mod kind;
+pub mod label;
 pub mod name;
+pub mod object;
 pub mod problem;
 pub mod service;
 pub mod sidecar;
 pub mod workload;
 
 pub use identity::{SpiffeId, TrustDomain};
+pub use kind::{Cell, Column, KINDS, Kind};
 pub use name::{Host, Namespace, ServiceAccount, ServiceName, WorkloadId};
+pub use object::{Object, ObjectMeta};
 pub use problem::{Problem, Problems};
 pub use service::{Endpoint, Protocol, Service, ServicePort};
 pub use sidecar::SidecarConfig;

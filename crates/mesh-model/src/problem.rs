@@ -59,6 +59,16 @@ impl Problems {
         self.0.push(problem);
     }
 
+    /// Adds the problem of the value at `path`.
+    pub fn add(
+        &mut self,
+        path: impl Into<String>,
+        value: impl Into<String>,
+        expected: impl Into<String>,
+    ) {
+        self.push(Problem::new(path, value, expected));
+    }
+
     /// `value` if nothing was found wrong, else the problems.
     pub fn into_result<T>(self, value: T) -> Result<T, Self> {
         if self.0.is_empty() {

@@ -130,6 +130,11 @@ impl Layer {
             .unwrap_or_default()
     }
 
+    /// The resources of a type, shared; `None` when there are none.
+    pub fn resources(&self, kind: ResourceType) -> Option<&Resources> {
+        self.types.get(kind.index()).and_then(Option::as_ref)
+    }
+
     /// Sets the resources of a type; sorts them.
     ///
     /// # Errors
@@ -152,6 +157,18 @@ impl Layer {
             *slot = Some(resources.into());
         }
         Ok(())
+    }
+
+    /// Whether both are the same memory, type by type; after [`Self::share_with`], whether
+    /// nothing changed.
+    pub fn is_same(&self, other: &Self) -> bool {
+        ResourceType::ALL.into_iter().all(|kind| {
+            match (self.resources(kind), other.resources(kind)) {
+                (Some(a), Some(b)) => Arc::ptr_eq(a, b) || (a.is_empty() && b.is_empty()),
+                (Some(some), None) | (None, Some(some)) => some.is_empty(),
+                (None, None) => true,
+            }
+        })
     }
 
     /// Takes over what did not change: each type and resource equal to `old`'s shares its memory.

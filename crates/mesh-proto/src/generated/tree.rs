@@ -164,10 +164,28 @@ pub mod envoy {
                 }
             }
         }
+        pub mod path {
+            pub mod r#match {
+                pub mod uri_template {
+                    pub mod v3 {
+                        include!("envoy.extensions.path.r#match.uri_template.v3.rs");
+                    }
+                }
+            }
+        }
         pub mod resource_monitors {
             pub mod downstream_connections {
                 pub mod v3 {
                     include!("envoy.extensions.resource_monitors.downstream_connections.v3.rs");
+                }
+            }
+        }
+        pub mod retry {
+            pub mod host {
+                pub mod previous_hosts {
+                    pub mod v3 {
+                        include!("envoy.extensions.retry.host.previous_hosts.v3.rs");
+                    }
                 }
             }
         }
@@ -255,11 +273,19 @@ pub mod istio {
         }
     }
 }
+pub mod kubernetes {
+    include!("kubernetes.rs");
+}
 pub mod mesh {
     pub mod agent {
         pub mod v1 {
             include!("mesh.agent.v1.rs");
         }
+    }
+}
+pub mod openapi {
+    pub mod v2 {
+        include!("openapi.v2.rs");
     }
 }
 pub mod udpa {

@@ -1,0 +1,757 @@
+//! What the relay does with each message, without doing it: a state machine between Envoy and Pilot.
+//!
+//! To Envoy it is a delta xDS server that answers from the accepted configuration at once,
+//! to Pilot a delta xDS client that says which versions it has and passes on what Envoy says.
+//!
+//! ```text
+//! Envoy ──request──► subscription ──request──► Pilot
+//!   ▲                  accepted ◄─on ACK─┐       │
+//!   ├──what is accepted◄───┘             │       │
+//!   └──────────response◄──in flight ◄────┴───────┘
+//! ```
+//!
+//! The rules that hold whatever the order of events:
+//! - A response of Pilot's is acknowledged to Pilot when Envoy acknowledged it, on the same stream, or never.
+//! - What Envoy acknowledged becomes the accepted configuration; what it refused does not.
+//!   Which resources of a refused response are at fault is prose; Pilot sends them again one by one.
+//! - Pilot is told the version of a resource only if Envoy accepted that version.
+//!   Where it is uncertain what Envoy holds, Pilot is told [`UNCERTAIN`], so that it sends or removes the resource.
+//! - While Pilot is silent, Envoy keeps what it has: nothing is ever taken away for want of an answer.
+//!
+//! Source: `docs/root/api-docs/xds_protocol.rst` of Envoy, "Incremental xDS".
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use mesh_proto::envoy::config::core::v3::Node;
+use mesh_proto::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
+};
+use mesh_proto::google::rpc::Status;
+use mesh_proto::mesh::agent::v1::Name;
+use prost::{Message as _, Name as _};
+
+use super::accepted::{Accepted, AcceptedType};
+
+/// Something happened.
+#[derive(Clone, Debug)]
+pub(crate) enum Input {
+    /// Envoy opened a stream; a former one is over.
+    EnvoyConnected,
+    /// Envoy said something on its stream.
+    FromEnvoy(DeltaDiscoveryRequest),
+    /// Envoy's stream ended.
+    EnvoyDisconnected,
+    /// A stream to Pilot is open.
+    PilotConnected,
+    /// Pilot said something on that stream.
+    FromPilot(DeltaDiscoveryResponse),
+    /// The stream to Pilot ended.
+    PilotDisconnected,
+}
+
+/// Something is to be done.
+#[derive(Clone, Debug, PartialEq)]
+#[must_use]
+pub(crate) enum Output {
+    /// Send this on Envoy's stream.
+    ToEnvoy(DeltaDiscoveryResponse),
+    /// Send this on the stream to Pilot.
+    ToPilot(DeltaDiscoveryRequest),
+    /// Close the stream to Pilot and open another one at once.
+    RestartPilot,
+    /// The accepted configuration is another one now.
+    AcceptedChanged,
+    /// The name table is another one now.
+    NamesChanged,
+    /// Envoy asked for a type that is not relayed.
+    NotRelayed(String),
+    /// Envoy refused a response; this is its reason.
+    Refused {
+        /// The type of the response.
+        type_url: String,
+        /// What Envoy said.
+        reason: String,
+    },
+}
+
+/// The state between Envoy and Pilot.
+#[derive(Debug)]
+pub(crate) struct Session {
+    node: Node,
+    accepted: Accepted,
+    /// What was sent on Envoy's last stream and not answered there.
+    unconfirmed: BTreeMap<String, Unconfirmed>,
+    /// Envoy's stream, if there is one.
+    envoy: Option<EnvoyStream>,
+    /// Whether there is a stream to Pilot.
+    pilot: bool,
+    last_nonce: u64,
+}
+
+/// By name, what was sent and not answered: the resource or its removal, oldest first.
+type Unconfirmed = BTreeMap<String, Vec<Option<Resource>>>;
+
+#[derive(Debug, Default)]
+struct EnvoyStream {
+    types: BTreeMap<String, Live>,
+    /// Whether Pilot sent anything on this stream; else all that Envoy knows came from here.
+    pilot_spoke: bool,
+}
+
+/// One type on Envoy's present stream.
+#[derive(Debug, Default)]
+struct Live {
+    subscription: Subscription,
+    in_flight: VecDeque<Sent>,
+    /// Names that Envoy may hold in another state than the accepted one.
+    uncertain: BTreeSet<String>,
+    /// Whether Pilot was asked on its present stream.
+    asked: bool,
+}
+
+#[derive(Debug, Default)]
+struct Subscription {
+    wildcard: bool,
+    names: BTreeSet<String>,
+}
+
+/// A response that Envoy has not answered.
+#[derive(Debug)]
+struct Sent {
+    nonce: String,
+    /// Pilot's nonce, if it is Pilot's response and its stream still open.
+    pilot_nonce: Option<String>,
+    origin: Origin,
+    resources: Vec<Resource>,
+    removed: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Origin {
+    /// Pilot sent it.
+    Pilot,
+    /// It was accepted before.
+    Accepted,
+}
+
+// === impl Session ===
+
+impl Session {
+    /// A session with nobody connected; `node` is what Pilot is told that this proxy is.
+    pub(crate) fn new(node: Node, accepted: Accepted) -> Self {
+        Self {
+            node,
+            accepted,
+            unconfirmed: BTreeMap::new(),
+            envoy: None,
+            pilot: false,
+            last_nonce: 0,
+        }
+    }
+
+    /// The accepted configuration.
+    pub(crate) fn accepted(&self) -> &Accepted {
+        &self.accepted
+    }
+
+    /// How many responses Envoy has not answered.
+    pub(crate) fn in_flight(&self) -> usize {
+        let types = self.envoy.iter().flat_map(|envoy| envoy.types.values());
+        types.map(|live| live.in_flight.len()).sum()
+    }
+
+    /// Takes in what happened and says what is to be done, in this order.
+    pub(crate) fn step(&mut self, input: Input) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        match input {
+            Input::EnvoyConnected => {
+                self.end_envoy(&mut outputs);
+                self.envoy = Some(EnvoyStream::default());
+            }
+            Input::FromEnvoy(request) => self.take_request(request, &mut outputs),
+            Input::EnvoyDisconnected => self.end_envoy(&mut outputs),
+            Input::PilotConnected => self.begin_pilot(&mut outputs),
+            Input::FromPilot(response) => self.take_response(response, &mut outputs),
+            Input::PilotDisconnected => self.end_pilot(),
+        }
+        outputs
+    }
+
+    /// Forgets Envoy's stream. What it was last sent is kept aside: the next stream's versions may confirm it.
+    ///
+    /// Pilot's stream begins anew too: it knows what the lost stream had been sent,
+    /// which is not what the next Envoy has.
+    fn end_envoy(&mut self, outputs: &mut Vec<Output>) {
+        let Some(envoy) = self.envoy.take() else {
+            return;
+        };
+        let asked = envoy.types.values().any(|live| live.asked);
+        for (type_url, live) in envoy.types {
+            let unconfirmed = self.unconfirmed.entry(type_url).or_default();
+            unconfirmed.clear();
+            for sent in live.in_flight {
+                let resources = sent.resources.into_iter();
+                let changes = resources
+                    .map(|one| (one.name.clone(), Some(one)))
+                    .chain(sent.removed.into_iter().map(|name| (name, None)));
+                for (name, change) in changes {
+                    unconfirmed.entry(name).or_default().push(change);
+                }
+            }
+        }
+        if self.pilot && asked {
+            self.restart_pilot(outputs);
+        }
+    }
+
+    fn restart_pilot(&mut self, outputs: &mut Vec<Output>) {
+        self.end_pilot();
+        outputs.push(Output::RestartPilot);
+    }
+
+    fn end_pilot(&mut self) {
+        self.pilot = false;
+        let types = self.envoy.iter_mut().flat_map(|envoy| &mut envoy.types);
+        for (_, live) in types {
+            live.asked = false;
+            for sent in &mut live.in_flight {
+                sent.pilot_nonce = None;
+            }
+        }
+    }
+
+    /// Asks Pilot for everything, in the order in which Envoy itself would.
+    fn begin_pilot(&mut self, outputs: &mut Vec<Output>) {
+        self.end_pilot();
+        self.pilot = true;
+        let names = self.accepted.resources(&Name::type_url());
+        outputs.push(Output::ToPilot(DeltaDiscoveryRequest {
+            node: Some(self.node.clone()),
+            type_url: Name::type_url(),
+            initial_resource_versions: names
+                .map(|name| (name.name.clone(), name.version.clone()))
+                .collect(),
+            ..Default::default()
+        }));
+        let Some(envoy) = &mut self.envoy else {
+            return;
+        };
+        let mut types: Vec<_> = envoy.types.iter_mut().collect();
+        types.sort_by_key(|(type_url, _)| rank(type_url));
+        for (type_url, live) in types {
+            outputs.extend(ask(type_url, live, self.accepted.0.get(type_url)));
+        }
+    }
+
+    fn take_request(&mut self, request: DeltaDiscoveryRequest, outputs: &mut Vec<Output>) {
+        let type_url = request.type_url.clone();
+        if type_url == Name::type_url() || type_url == SECRET_URL {
+            outputs.push(Output::NotRelayed(type_url));
+            return;
+        }
+        let Some(envoy) = &mut self.envoy else {
+            return;
+        };
+        if envoy.types.contains_key(&type_url) {
+            self.continue_type(request, outputs);
+        } else {
+            envoy.types.insert(type_url, Live::default());
+            self.begin_type(&request, outputs);
+        }
+    }
+
+    /// The first request of a type on Envoy's stream: what it wants and what it has.
+    fn begin_type(&mut self, request: &DeltaDiscoveryRequest, outputs: &mut Vec<Output>) {
+        let type_url = &request.type_url;
+        let has = &request.initial_resource_versions;
+        let Some(envoy) = &mut self.envoy else {
+            return;
+        };
+        let live = envoy.types.entry(type_url.clone()).or_default();
+        live.subscription.wildcard = request.resource_names_subscribe.is_empty()
+            && request.resource_names_unsubscribe.is_empty();
+        live.subscription.change(request);
+
+        if reconcile(
+            live,
+            &mut self.accepted,
+            type_url,
+            has,
+            self.unconfirmed.remove(type_url).unwrap_or_default(),
+        ) {
+            outputs.push(Output::AcceptedChanged);
+        }
+
+        let nothing = AcceptedType::default();
+        let known = self.accepted.0.get(type_url);
+        let guess_absent = !self.pilot && !envoy.pilot_spoke;
+        let (resources, removed) =
+            answer_first(live, known.unwrap_or(&nothing), has, guess_absent);
+        // Envoy waits for an answer to its first wildcard request, an empty one if need be.
+        let waits = known.is_some() && live.subscription.wildcard && has.is_empty();
+        if waits || !resources.is_empty() || !removed.is_empty() {
+            let nonce = next_nonce(&mut self.last_nonce);
+            outputs.push(send(live, type_url, nonce, resources, removed));
+        }
+        if self.pilot {
+            outputs.extend(ask(type_url, live, self.accepted.0.get(type_url)));
+        }
+    }
+
+    /// A later request: an answer to a response, another subscription, or both.
+    fn continue_type(&mut self, request: DeltaDiscoveryRequest, outputs: &mut Vec<Output>) {
+        let type_url = &request.type_url;
+        let Some(envoy) = &mut self.envoy else {
+            return;
+        };
+        let live = envoy.types.entry(type_url.clone()).or_default();
+        let mut pilot_nonce = None;
+        let mut restart = false;
+        // A nonce that is not in flight is of a former stream: the rest of the request still counts.
+        let answered = live
+            .in_flight
+            .iter()
+            .position(|sent| sent.nonce == request.response_nonce);
+        if let Some(sent) = answered.and_then(|at| live.in_flight.remove(at)) {
+            pilot_nonce.clone_from(&sent.pilot_nonce);
+            if let Some(error) = &request.error_detail {
+                outputs.push(Output::Refused {
+                    type_url: type_url.clone(),
+                    reason: error.message.clone(),
+                });
+                // Pilot believes that Envoy has these: only a new stream can say that it has not.
+                restart = sent.origin == Origin::Accepted && live.asked;
+                live.uncertain.extend(sent.names().cloned());
+            } else {
+                let accepted = self.accepted.0.entry(type_url.clone()).or_default();
+                if accept(live, accepted, sent) {
+                    outputs.push(Output::AcceptedChanged);
+                }
+            }
+        }
+
+        live.subscription.change(&request);
+        let given_up = &request.resource_names_unsubscribe;
+        live.uncertain
+            .retain(|name| live.subscription.covers(name) || !given_up.contains(name));
+        let mut nothing = AcceptedType::default();
+        let accepted = self.accepted.0.get_mut(type_url).unwrap_or(&mut nothing);
+        if forget(&live.subscription, accepted, given_up) {
+            outputs.push(Output::AcceptedChanged);
+        }
+        let guess_absent = !self.pilot && !envoy.pilot_spoke;
+        let wanted = &request.resource_names_subscribe;
+        let (resources, removed) = answer_later(live, accepted, wanted, guess_absent);
+        if !resources.is_empty() || !removed.is_empty() {
+            let nonce = next_nonce(&mut self.last_nonce);
+            outputs.push(send(live, type_url, nonce, resources, removed));
+        }
+        if restart {
+            self.restart_pilot(outputs);
+        } else if self.pilot && !live.asked {
+            outputs.extend(ask(type_url, live, self.accepted.0.get(type_url)));
+        } else if live.asked {
+            outputs.extend(forward(request, pilot_nonce));
+        }
+    }
+
+    fn take_response(&mut self, response: DeltaDiscoveryResponse, outputs: &mut Vec<Output>) {
+        if response.type_url == Name::type_url() {
+            self.take_names(response, outputs);
+            return;
+        }
+        let Some(envoy) = &mut self.envoy else {
+            return;
+        };
+        // Only what was asked for on this stream is answered; anything else is not Envoy's business.
+        let Some(live) = envoy.types.get_mut(&response.type_url) else {
+            return;
+        };
+        envoy.pilot_spoke = true;
+        let nonce = next_nonce(&mut self.last_nonce);
+        live.in_flight.push_back(Sent {
+            nonce: nonce.clone(),
+            pilot_nonce: Some(response.nonce.clone()),
+            origin: Origin::Pilot,
+            resources: response.resources.clone(),
+            removed: response.removed_resources.clone(),
+        });
+        outputs.push(Output::ToEnvoy(DeltaDiscoveryResponse {
+            nonce,
+            ..response
+        }));
+    }
+
+    /// The agent's own subscription: taken whole or refused whole.
+    fn take_names(&mut self, response: DeltaDiscoveryResponse, outputs: &mut Vec<Output>) {
+        let wrong: Vec<_> = response
+            .resources
+            .iter()
+            .filter_map(|resource| Some(format!("`{}`: {}", resource.name, wrong_name(resource)?)))
+            .collect();
+        let error_detail = (!wrong.is_empty()).then(|| Status {
+            // INVALID_ARGUMENT, as Envoy answers.
+            code: 3,
+            message: wrong.join("; "),
+            ..Default::default()
+        });
+        if error_detail.is_none() {
+            let accepted = self.accepted.0.entry(Name::type_url()).or_default();
+            for resource in response.resources {
+                accepted.insert(resource);
+            }
+            for name in &response.removed_resources {
+                accepted.resources.remove(name);
+            }
+            outputs.push(Output::NamesChanged);
+            outputs.push(Output::AcceptedChanged);
+        }
+        outputs.push(Output::ToPilot(DeltaDiscoveryRequest {
+            type_url: Name::type_url(),
+            response_nonce: response.nonce,
+            error_detail,
+            ..Default::default()
+        }));
+    }
+}
+
+// === impl Subscription ===
+
+impl Subscription {
+    fn covers(&self, name: &str) -> bool {
+        self.wildcard || self.names.contains(name)
+    }
+
+    fn change(&mut self, request: &DeltaDiscoveryRequest) {
+        for name in &request.resource_names_subscribe {
+            if name == WILDCARD {
+                self.wildcard = true;
+            } else {
+                self.names.insert(name.clone());
+            }
+        }
+        for name in &request.resource_names_unsubscribe {
+            if name == WILDCARD {
+                self.wildcard = false;
+            } else {
+                self.names.remove(name);
+            }
+        }
+    }
+
+    /// As the first request of a stream says it: nothing at all means everything.
+    fn as_first(&self) -> Option<Vec<String>> {
+        match (self.wildcard, self.names.is_empty()) {
+            (true, true) => Some(Vec::new()),
+            (false, true) => None,
+            (wildcard, false) => {
+                let star = wildcard.then(|| WILDCARD.to_owned());
+                Some(star.into_iter().chain(self.names.iter().cloned()).collect())
+            }
+        }
+    }
+}
+
+// === impl Sent ===
+
+impl Sent {
+    fn names(&self) -> impl Iterator<Item = &String> {
+        let resources = self.resources.iter().map(|resource| &resource.name);
+        resources.chain(&self.removed)
+    }
+}
+
+/// The first request of a type on a stream to Pilot; none while Envoy wants nothing of it.
+fn ask(type_url: &str, live: &mut Live, accepted: Option<&AcceptedType>) -> Option<Output> {
+    let subscribe = live.subscription.as_first()?;
+    live.asked = true;
+    let pending = |sent: &&Sent| sent.origin == Origin::Pilot;
+    let uncertain: BTreeSet<&String> = live
+        .in_flight
+        .iter()
+        .filter(pending)
+        .flat_map(Sent::names)
+        .chain(&live.uncertain)
+        .filter(|name| live.subscription.covers(name))
+        .collect();
+    let mut versions: BTreeMap<String, String> = accepted
+        .into_iter()
+        .flat_map(|accepted| &accepted.resources)
+        .filter(|(name, _)| live.subscription.covers(name))
+        .map(|(name, resource)| (name.clone(), resource.version.clone()))
+        .collect();
+    versions.extend(
+        uncertain
+            .into_iter()
+            .map(|name| (name.clone(), UNCERTAIN.to_owned())),
+    );
+    Some(Output::ToPilot(DeltaDiscoveryRequest {
+        type_url: type_url.to_owned(),
+        resource_names_subscribe: subscribe,
+        initial_resource_versions: versions,
+        ..Default::default()
+    }))
+}
+
+/// What Pilot is to hear of a later request of Envoy's, if anything.
+fn forward(request: DeltaDiscoveryRequest, pilot_nonce: Option<String>) -> Option<Output> {
+    let error_detail = request.error_detail.filter(|_| pilot_nonce.is_some());
+    let says_something = pilot_nonce.is_some()
+        || !request.resource_names_subscribe.is_empty()
+        || !request.resource_names_unsubscribe.is_empty();
+    says_something.then(|| {
+        Output::ToPilot(DeltaDiscoveryRequest {
+            type_url: request.type_url,
+            resource_names_subscribe: request.resource_names_subscribe,
+            resource_names_unsubscribe: request.resource_names_unsubscribe,
+            response_nonce: pilot_nonce.unwrap_or_default(),
+            error_detail,
+            ..Default::default()
+        })
+    })
+}
+
+/// Sends Envoy what was accepted before.
+fn send(
+    live: &mut Live,
+    type_url: &str,
+    nonce: String,
+    resources: Vec<Resource>,
+    removed: Vec<String>,
+) -> Output {
+    live.in_flight.push_back(Sent {
+        nonce: nonce.clone(),
+        pilot_nonce: None,
+        origin: Origin::Accepted,
+        resources: resources.clone(),
+        removed: removed.clone(),
+    });
+    Output::ToEnvoy(DeltaDiscoveryResponse {
+        type_url: type_url.to_owned(),
+        resources,
+        removed_resources: removed,
+        nonce,
+        ..Default::default()
+    })
+}
+
+/// Compares what Envoy says it has with what it is known to have accepted.
+/// A version that was sent and never answered is accepted if Envoy names it now.
+/// Says whether the accepted configuration changed.
+fn reconcile(
+    live: &mut Live,
+    accepted: &mut Accepted,
+    type_url: &str,
+    has: &BTreeMap<String, String>,
+    mut unconfirmed: Unconfirmed,
+) -> bool {
+    if has.is_empty() {
+        // A fresh process, or one that never had any: nothing to compare.
+        return false;
+    }
+    let accepted = accepted.0.entry(type_url.to_owned()).or_default();
+    let mut changed = false;
+    for (name, version) in has {
+        let known = accepted.resources.get(name);
+        if known.is_some_and(|known| &known.version == version) {
+            continue;
+        }
+        let sent = unconfirmed.remove(name).unwrap_or_default();
+        let confirmed = sent
+            .into_iter()
+            .flatten()
+            .find(|resource| &resource.version == version && may_be_kept(resource));
+        if let Some(resource) = confirmed {
+            accepted.insert(resource);
+            changed = true;
+        } else {
+            live.uncertain.insert(name.clone());
+        }
+    }
+    for (name, sent) in &unconfirmed {
+        if !has.contains_key(name) && sent.contains(&None) {
+            changed |= accepted.resources.remove(name).is_some();
+        }
+    }
+    // Envoy lists all that it wants of a type in the first request: other names are given up.
+    let before = accepted.resources.len() + accepted.absent.len();
+    accepted
+        .resources
+        .retain(|name, _| live.subscription.covers(name));
+    accepted
+        .absent
+        .retain(|name| live.subscription.names.contains(name));
+    changed | (before != accepted.resources.len() + accepted.absent.len())
+}
+
+/// Takes an acknowledged response into the accepted configuration; says whether that changed it.
+fn accept(live: &mut Live, accepted: &mut AcceptedType, sent: Sent) -> bool {
+    let superseded: BTreeSet<&String> = live.in_flight.iter().flat_map(Sent::names).collect();
+    let mut changed = false;
+    for resource in sent.resources {
+        let name = resource.name.clone();
+        if resource.resource.is_none() {
+            // A heartbeat: the content is what it was.
+            continue;
+        }
+        let known = accepted.resources.get(&name);
+        if may_be_kept(&resource) && live.subscription.covers(&name) {
+            if !superseded.contains(&name) {
+                live.uncertain.remove(&name);
+            }
+            if known.is_none_or(|known| known.version != resource.version) {
+                accepted.insert(resource);
+                changed = true;
+            }
+        } else {
+            changed |= accepted.resources.remove(&name).is_some();
+            live.uncertain.insert(name);
+        }
+    }
+    for name in sent.removed {
+        if !superseded.contains(&name) {
+            live.uncertain.remove(&name);
+        }
+        changed |= accepted.resources.remove(&name).is_some();
+        // A guess made while Pilot was away is not knowledge.
+        if sent.origin == Origin::Pilot && live.subscription.names.contains(&name) {
+            changed |= accepted.absent.insert(name);
+        }
+    }
+    changed
+}
+
+/// Drops what Envoy gave up; says whether there was any.
+fn forget(subscription: &Subscription, accepted: &mut AcceptedType, given_up: &[String]) -> bool {
+    let mut changed = false;
+    for name in given_up {
+        if name == WILDCARD {
+            let before = accepted.resources.len();
+            accepted
+                .resources
+                .retain(|name, _| subscription.covers(name));
+            changed |= before != accepted.resources.len();
+            continue;
+        }
+        changed |= accepted.absent.remove(name);
+        if !subscription.covers(name) {
+            changed |= accepted.resources.remove(name).is_some();
+        }
+    }
+    changed
+}
+
+/// The answer to the first request of a type out of what is known.
+///
+/// Envoy gets what it lacks; what it has in another version stays, it may be newer.
+/// With `guess_absent`, names that are not known are said not to exist:
+/// a starting Envoy that only ever heard the accepted configuration would wait for them for ever.
+fn answer_first(
+    live: &Live,
+    accepted: &AcceptedType,
+    has: &BTreeMap<String, String>,
+    guess_absent: bool,
+) -> (Vec<Resource>, Vec<String>) {
+    let lacks = |name: &String| !has.contains_key(name);
+    let resources = accepted
+        .resources
+        .iter()
+        .filter(|(name, _)| lacks(name) && live.subscription.covers(name))
+        .map(|(_, resource)| resource.clone());
+    let unknown = |name: &&String| lacks(name) && !accepted.resources.contains_key(*name);
+    let removed = live
+        .subscription
+        .names
+        .iter()
+        .filter(unknown)
+        .filter(|name| guess_absent || accepted.absent.contains(*name));
+    (resources.collect(), removed.cloned().collect())
+}
+
+/// The answer to a later subscription out of what is known, the newest first.
+fn answer_later(
+    live: &Live,
+    accepted: &AcceptedType,
+    wanted: &[String],
+    guess_absent: bool,
+) -> (Vec<Resource>, Vec<String>) {
+    let (mut resources, mut removed) = (BTreeMap::new(), BTreeSet::new());
+    let everything = wanted.iter().any(|name| name == WILDCARD);
+    let named = wanted.iter().filter(|name| *name != WILDCARD);
+    let of_wildcard = everything.then(|| accepted.resources.keys());
+    for name in named.chain(of_wildcard.into_iter().flatten()) {
+        let pending = live
+            .in_flight
+            .iter()
+            .rev()
+            .find(|sent| sent.names().any(|other| other == name));
+        let newest = match pending {
+            Some(sent) => sent.resources.iter().find(|resource| &resource.name == name),
+            None => accepted.resources.get(name),
+        };
+        if let Some(resource) = newest {
+            resources.insert(name, resource.clone());
+        } else if pending.is_none() && (guess_absent || accepted.absent.contains(name)) {
+            removed.insert(name.clone());
+        }
+    }
+    (
+        resources.into_values().collect(),
+        removed.into_iter().collect(),
+    )
+}
+
+/// Whether a resource may outlive Pilot: not if it says that it ends by itself or is not to be kept.
+fn may_be_kept(resource: &Resource) -> bool {
+    let refuses = resource
+        .cache_control
+        .is_some_and(|control| control.do_not_cache);
+    resource.resource.is_some() && resource.ttl.is_none() && !refuses
+}
+
+/// Why a resource is not an entry of the name table.
+fn wrong_name(resource: &Resource) -> Option<String> {
+    let Some(any) = &resource.resource else {
+        return Some("the resource has no content".to_owned());
+    };
+    match Name::decode(any.value.as_ref()) {
+        Err(error) => Some(error.to_string()),
+        Ok(name) => name
+            .addresses
+            .iter()
+            .find(|address| address.parse::<std::net::IpAddr>().is_err())
+            .map(|address| format!("`{address}` is not an address")),
+    }
+}
+
+/// Make before break: the order in which Envoy wants types to arrive.
+fn rank(type_url: &str) -> usize {
+    ORDER
+        .iter()
+        .position(|kind| type_url.ends_with(kind))
+        .unwrap_or(ORDER.len())
+}
+
+fn next_nonce(last: &mut u64) -> String {
+    *last += 1;
+    last.to_string()
+}
+
+/// Stands for every resource of a type.
+const WILDCARD: &str = "*";
+/// A version that no resource has (versions are hashes of 16 hex digits): Pilot sends what it finds
+/// different, or removes what is gone, and so makes certain what Envoy holds.
+pub(crate) const UNCERTAIN: &str = "0";
+/// Secrets come from the agent itself and must never reach the disk through here.
+const SECRET_URL: &str =
+    "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+/// Ends of the type URLs in the order of sending.
+const ORDER: [&str; 4] = [
+    ".Cluster",
+    ".ClusterLoadAssignment",
+    ".Listener",
+    ".RouteConfiguration",
+];
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+//! The resources of one type in one snapshot, and the difference between two of them.
+
+use std::sync::Arc;
+
+use crate::pilot::resource::{Resource, ResourceType, Resources, Snapshot};
+
+/// The resources of one type in both layers of a snapshot: pointers, whatever their number.
+#[derive(Clone, Debug, Default)]
+pub(super) struct View {
+    shared: Option<Resources>,
+    own: Option<Resources>,
+}
+
+/// What one view has and another has not.
+#[derive(Debug, Default)]
+pub(super) struct Difference<'a> {
+    /// New or of another version, in the order of names.
+    pub(super) changed: Vec<&'a Resource>,
+    /// Not there any more, as they were.
+    pub(super) gone: Vec<&'a Resource>,
+}
+
+// === impl View ===
+
+impl View {
+    pub(super) fn of(snapshot: &Snapshot, kind: ResourceType) -> Self {
+        Self {
+            shared: snapshot.shared.resources(kind).cloned(),
+            own: snapshot.own.resources(kind).cloned(),
+        }
+    }
+
+    /// Whether both point to the same memory, which is what unchanged means here.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let same = |a: &Option<Resources>, b: &Option<Resources>| match (a, b) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b) || (a.is_empty() && b.is_empty()),
+            (None, None) => true,
+            (Some(some), None) | (None, Some(some)) => some.is_empty(),
+        };
+        same(&self.shared, &other.shared) && same(&self.own, &other.own)
+    }
+
+    /// The resource of a name.
+    pub(super) fn find(&self, name: &str) -> Option<&Resource> {
+        let search = |part: &'_ Option<Resources>| -> Option<usize> {
+            part.as_deref()?
+                .binary_search_by(|resource| resource.name.as_ref().cmp(name))
+                .ok()
+        };
+        if let Some(index) = search(&self.shared) {
+            return self.shared.as_deref()?.get(index);
+        }
+        let index = search(&self.own)?;
+        self.own.as_deref()?.get(index)
+    }
+
+    /// All resources, in the order of names.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Resource> {
+        let mut shared = slice(self.shared.as_ref()).iter().peekable();
+        let mut own = slice(self.own.as_ref()).iter().peekable();
+        std::iter::from_fn(move || match (shared.peek(), own.peek()) {
+            (Some(a), Some(b)) if b.name < a.name => own.next(),
+            (Some(_), _) => shared.next(),
+            (None, _) => own.next(),
+        })
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        slice(self.shared.as_ref()).len() + slice(self.own.as_ref()).len()
+    }
+
+    /// What has to be sent to somebody who has `old`.
+    pub(super) fn since<'a>(&'a self, old: &'a Self) -> Difference<'a> {
+        let mut difference = Difference::default();
+        walk(&old.shared, &self.shared, &mut difference);
+        walk(&old.own, &self.own, &mut difference);
+        // A name may move from one layer to the other; the walks see it leave and arrive.
+        let Difference { changed, gone } = &mut difference;
+        gone.retain(|gone| self.find(&gone.name).is_none());
+        changed.retain(|new| {
+            old.find(&new.name)
+                .is_none_or(|old| old.version != new.version)
+        });
+        changed.sort_by(|a, b| a.name.cmp(&b.name));
+        difference
+    }
+}
+
+/// The version that a client names, if it is one that we could have given.
+pub(super) fn parse_version(text: &str) -> Option<u64> {
+    u64::from_str_radix(text, 16).ok()
+}
+
+fn slice(part: Option<&Resources>) -> &[Resource] {
+    part.map(AsRef::as_ref).unwrap_or_default()
+}
+
+/// Walks two sorted lists once.
+fn walk<'a>(
+    old: &'a Option<Resources>,
+    new: &'a Option<Resources>,
+    difference: &mut Difference<'a>,
+) {
+    if let (Some(old), Some(new)) = (old, new)
+        && Arc::ptr_eq(old, new)
+    {
+        return;
+    }
+    let mut old = slice(old.as_ref()).iter().peekable();
+    for resource in slice(new.as_ref()) {
+        while let Some(gone) =
+            old.next_if(|old| !Arc::ptr_eq(&old.name, &resource.name) && old.name < resource.name)
+        {
+            difference.gone.push(gone);
+        }
+        match old.next_if(|old| Arc::ptr_eq(&old.name, &resource.name) || old.name == resource.name)
+        {
+            Some(old) if old.version == resource.version => {}
+            _ => difference.changed.push(resource),
+        }
+    }
+    difference.gone.extend(old);
+}

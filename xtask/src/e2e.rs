@@ -1,0 +1,205 @@
+//! `cargo xtask e2e`: the whole mesh on this machine, each promise proved with real traffic.
+//!
+//! Two processes: the outer one prepares, looks at the machine before and after, and waits;
+//! the inner one runs in a network and mount namespace that plays the host, so that nothing of the
+//! scenario touches this machine's own network.
+
+mod machine;
+mod row;
+mod scenario;
+mod world;
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::cmd::Cmd;
+use crate::provision::{self, Tools};
+use crate::{E2eArguments, Failure};
+use machine::Machine;
+use row::{Report, Row};
+
+/// Everything of a run is below this directory: short, because sockets are in it, and open to every
+/// user, because proxies and applications are not root.
+const HOME: &str = "/tmp/mesh-e2e";
+/// Held by a run.
+const LOCK: &str = "/run/mesh-e2e.lock";
+
+pub(crate) fn run(root: &Path, arguments: &E2eArguments) -> Result<(), Failure> {
+    match &arguments.inside {
+        Some(home) => inside(root, home, arguments),
+        None => outside(root, arguments),
+    }
+}
+
+fn outside(root: &Path, arguments: &E2eArguments) -> Result<(), Failure> {
+    let start = Instant::now();
+    let tools = preflight(root)?;
+    let lock = File::create(LOCK)?;
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Err("another `cargo xtask e2e` is running on this machine; wait for it".into());
+    }
+    build(root)?;
+    let home = prepare(root, &tools)?;
+    let built = Instant::now();
+    let before = Machine::look();
+
+    // The scenario handles the interrupt and takes everything down; we only wait for it.
+    ignore_interrupts()?;
+    let program = std::env::current_exe()?;
+    let mut inner = Command::new(tools.need("unshare")?);
+    inner
+        .args(["--net", "--mount", "--propagation", "private", "--"])
+        .arg(program)
+        .args(["e2e", "--inside"])
+        .arg(&home)
+        .args(arguments.keep.then_some("--keep"))
+        .stdin(Stdio::null())
+        .stdout(std::io::stderr());
+    let status = inner.status()?;
+
+    let mut rows = Report::load(&home).unwrap_or_default().rows;
+    if !arguments.keep {
+        rows.push(nothing_left(&before, &Machine::look()));
+    }
+    if !status.success() {
+        rows.push(Row::fail("the scenario ran to its end", status.to_string()));
+    }
+    let report = Report {
+        rows,
+        seconds: built.elapsed().as_secs(),
+    };
+    report.print(arguments.json)?;
+    eprintln!(
+        "built in {} s, ran in {} s",
+        (built - start).as_secs(),
+        report.seconds
+    );
+    let verdict = report.verdict();
+    if verdict.is_err() || arguments.keep {
+        eprintln!("logs and state are in {}", home.display());
+    } else {
+        fs::remove_dir_all(&home)?;
+    }
+    drop(lock);
+    verdict
+}
+
+/// What must be there before anything is built, one sentence each.
+fn preflight(root: &Path) -> Result<Tools, Failure> {
+    if !cfg!(target_os = "linux") {
+        return Err("e2e needs Linux: network namespaces and nftables".into());
+    }
+    if !provision::is_root() {
+        return Err("e2e makes network namespaces and must be root: run it with sudo".into());
+    }
+    let tools = provision::run(root);
+    for program in [
+        "envoy",
+        "kubectl",
+        "ip",
+        "unshare",
+        "tcpdump",
+        "redis-server",
+    ] {
+        tools.need(program)?;
+    }
+    let probe = Cmd::new(tools.need("unshare")?, root)
+        .args(["--net", "--mount", "true"])
+        .read();
+    probe.map_err(|failure| {
+        format!("this kernel or container gives no network namespaces ({failure}): use a VM, or a privileged container")
+    })?;
+    Ok(tools)
+}
+
+fn build(root: &Path) -> Result<(), Failure> {
+    Cmd::cargo(root)
+        .args([
+            "build",
+            "--package",
+            "mesh-cli",
+            "--package",
+            "mesh-tests",
+            "--bins",
+        ])
+        .run()
+}
+
+/// A fresh directory with the programs in it, readable by every user.
+fn prepare(root: &Path, tools: &Tools) -> Result<PathBuf, Failure> {
+    let home = PathBuf::from(HOME);
+    if home.exists() {
+        fs::remove_dir_all(&home)?;
+    }
+    let bin = home.join("bin");
+    fs::create_dir_all(&bin)?;
+    for dir in [&home, &bin] {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
+    }
+    let built = target_dir(root)?.join("debug");
+    for name in ["mesh", "mesh-echo"] {
+        fs::copy(built.join(name), bin.join(name))?;
+    }
+    for name in ["envoy", "redis-server", "kubectl", "ip", "tcpdump"] {
+        std::os::unix::fs::symlink(tools.need(name)?, bin.join(name))?;
+    }
+    // Proxies are not root, and a home directory may be closed to them.
+    fs::remove_file(bin.join("envoy"))?;
+    fs::copy(tools.need("envoy")?, bin.join("envoy"))?;
+    Ok(home)
+}
+
+fn target_dir(root: &Path) -> Result<PathBuf, Failure> {
+    let text = Cmd::cargo(root)
+        .args(["metadata", "--format-version=1", "--no-deps"])
+        .read()?;
+    let metadata: serde_json::Value = serde_json::from_str(&text)?;
+    let dir = metadata
+        .get("target_directory")
+        .and_then(serde_json::Value::as_str);
+    Ok(dir.ok_or("cargo names no target directory")?.into())
+}
+
+fn inside(root: &Path, home: &Path, arguments: &E2eArguments) -> Result<(), Failure> {
+    let report =
+        tokio::runtime::Runtime::new()?.block_on(scenario::run(root, home, arguments.keep));
+    report.save(home)
+}
+
+fn nothing_left(before: &Machine, after: &Machine) -> Row {
+    let promise = "everything is down and nothing is left";
+    let left = after.beyond(before);
+    if left.is_empty() {
+        Row::pass(
+            promise,
+            format!("compared before and after: {}", after.summary()),
+        )
+    } else {
+        Row::fail(promise, left.join(", "))
+    }
+}
+
+/// SIGINT goes to the whole foreground group; the inner process answers it.
+fn ignore_interrupts() -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    // A handler that does nothing, for as long as this process lives.
+    let guard = runtime.enter();
+    for kind in [
+        tokio::signal::unix::SignalKind::interrupt(),
+        tokio::signal::unix::SignalKind::terminate(),
+    ] {
+        let mut signals = tokio::signal::unix::signal(kind)?;
+        tokio::spawn(async move { while signals.recv().await.is_some() {} });
+    }
+    drop(guard);
+    std::mem::forget(runtime);
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! A rule removed by hand is seen at once, and nothing leaves in the clear meanwhile.
+
+use std::time::Duration;
+
+use mesh_tests::call::Call;
+use serde_json::Value;
+use tokio::process::Command as Process;
+
+use crate::e2e::world::{Step, World, ensure, eventually};
+
+/// The instance whose rules are tampered with; nothing else depends on it.
+const VICTIM: &str = "reviews-v3";
+
+pub(crate) async fn rows(world: &mut World) {
+    let result = tampered(world).await;
+    world.record(
+        "a rule removed by hand is named within 5 s, and no plaintext leaves meanwhile",
+        result,
+    );
+}
+
+async fn tampered(world: &World) -> Step<String> {
+    let direct = format!(
+        "http://{}:9080/only",
+        super::capture::addresses(world, "details-v1").await?[0]
+    );
+    let before = world
+        .call(VICTIM, Call::get("http://ratings:9080/only"))
+        .await?;
+    ensure(before.status == 200, || format!("before: {before:?}"))?;
+    ensure(rules(world).await?.0 == "intact", || {
+        "the rules are not intact before".to_owned()
+    })?;
+
+    // As somebody with root would: the chain that captures outbound connections is emptied.
+    let netns = netns(world).await?;
+    nft(&netns, &["flush", "chain", "inet", "mesh_mesh", "nat_out"]).await?;
+    let named = || async {
+        let (state, drift) = rules(world).await?;
+        ensure(state == "drifted", || format!("`mesh status` says {state}"))?;
+        Ok(drift)
+    };
+    let (drift, took) = eventually(Duration::from_secs(5), named).await?;
+    let escaped = world.call(VICTIM, Call::get(&direct)).await?;
+    ensure(escaped.status == 0, || {
+        format!("a call left without its sidecar: {escaped:?}")
+    })?;
+
+    world
+        .mesh(&["redirect", "apply", "--netns", &netns])
+        .await?;
+    let mended = || async {
+        let (state, _) = rules(world).await?;
+        ensure(state == "intact", || format!("`mesh status` says {state}"))
+    };
+    eventually(Duration::from_secs(5), mended).await?;
+    let after = world
+        .call(VICTIM, Call::get("http://ratings:9080/only"))
+        .await?;
+    ensure(after.status == 200, || format!("after: {after:?}"))?;
+    Ok(format!(
+        "named after {} ms ({drift}); the call that went past the sidecar: {}; 200 again once applied",
+        took.as_millis(),
+        escaped.error.unwrap_or_default()
+    ))
+}
+
+async fn group(world: &World) -> Step<Value> {
+    let status = world.mesh_json(&["status"]).await?;
+    status
+        .get("groups")
+        .and_then(Value::as_array)
+        .and_then(|groups| {
+            groups
+                .iter()
+                .find(|g| g.get("name").and_then(Value::as_str) == Some(VICTIM))
+        })
+        .cloned()
+        .ok_or_else(|| format!("`mesh status` knows no group {VICTIM}"))
+}
+
+/// State of the rules and what is wrong with them.
+async fn rules(world: &World) -> Step<(String, String)> {
+    let group = group(world).await?;
+    let rules = group
+        .get("rules")
+        .ok_or("`mesh status` says nothing of rules")?;
+    let state = rules
+        .get("state")
+        .and_then(Value::as_str)
+        .unwrap_or("unknown")
+        .to_owned();
+    let drift = rules
+        .get("drift")
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    Ok((state, drift))
+}
+
+async fn netns(world: &World) -> Step<String> {
+    let group = group(world).await?;
+    let path = group.get("netns").and_then(Value::as_str);
+    Ok(path
+        .ok_or("`mesh status` names no network namespace")?
+        .to_owned())
+}
+
+async fn nft(netns: &str, arguments: &[&str]) -> Step<()> {
+    let output = Process::new("nsenter")
+        .arg(format!("--net={netns}"))
+        .arg("nft")
+        .args(arguments)
+        .output()
+        .await
+        .map_err(|error| error.to_string())?;
+    ensure(output.status.success(), || {
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    })
+}

@@ -1,0 +1,215 @@
+//! The ground on which the scenario stands: the programs, the state directory, and ways to ask.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use mesh_tests::call::{Call, Load, LoadReport, Outcome};
+use mesh_tests::control::{self, Command};
+use serde_json::Value;
+use tokio::process::Command as Process;
+
+use super::row::Row;
+
+/// What a step of the scenario fails with: a sentence that becomes the row's evidence.
+pub(crate) type Step<T> = Result<T, String>;
+
+/// The ground.
+#[derive(Debug)]
+pub(crate) struct World {
+    /// The workspace, for the sample's files.
+    root: PathBuf,
+    /// The run's directory.
+    home: PathBuf,
+    /// The table so far.
+    pub(crate) rows: Vec<Row>,
+}
+
+/// What a program said.
+#[derive(Debug)]
+pub(crate) struct Said {
+    /// Its exit code; -1 after a signal.
+    pub(crate) code: i32,
+    /// Its standard output.
+    pub(crate) stdout: String,
+    /// Its standard error.
+    pub(crate) stderr: String,
+}
+
+impl World {
+    pub(crate) fn new(root: &Path, home: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            home: home.to_owned(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// The mesh's own state directory.
+    pub(crate) fn mesh_home(&self) -> PathBuf {
+        self.home.join("state")
+    }
+
+    /// The run's directory.
+    pub(crate) fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// A program of the run.
+    pub(crate) fn bin(&self, name: &str) -> PathBuf {
+        self.home.join("bin").join(name)
+    }
+
+    /// A file of the sample.
+    pub(crate) fn sample(&self, name: &str) -> String {
+        self.root
+            .join("tests/samples")
+            .join(name)
+            .display()
+            .to_string()
+    }
+
+    /// Records a promise and prints it.
+    pub(crate) fn record(&mut self, promise: &str, result: Step<String>) -> bool {
+        let row = match result {
+            Ok(evidence) => Row::pass(promise, evidence),
+            Err(why) => Row::fail(promise, why),
+        };
+        eprintln!("{}", row.line());
+        let kept = row.is_pass();
+        self.rows.push(row);
+        kept
+    }
+
+    /// Records that a promise could not be looked at.
+    pub(crate) fn skip(&mut self, promise: &str, why: &str) {
+        let row = Row::not_run(promise, why.to_owned());
+        eprintln!("{}", row.line());
+        self.rows.push(row);
+    }
+
+    /// Runs `mesh` and wants it to succeed.
+    pub(crate) async fn mesh(&self, arguments: &[&str]) -> Step<String> {
+        let said = self.mesh_says(arguments).await?;
+        if said.code == 0 {
+            return Ok(said.stdout);
+        }
+        Err(format!(
+            "`mesh {}` exited with {}: {}",
+            arguments.join(" "),
+            said.code,
+            said.stderr.trim()
+        ))
+    }
+
+    /// Runs `mesh`, however it ends.
+    pub(crate) async fn mesh_says(&self, arguments: &[&str]) -> Step<Said> {
+        self.says("mesh", arguments).await
+    }
+
+    /// Runs `mesh … --json` and reads what it prints.
+    pub(crate) async fn mesh_json(&self, arguments: &[&str]) -> Step<Value> {
+        let mut with_json = arguments.to_vec();
+        with_json.push("--json");
+        let text = self.mesh(&with_json).await?;
+        serde_json::from_str(&text)
+            .map_err(|error| format!("mesh {}: {error}", arguments.join(" ")))
+    }
+
+    /// Runs the real kubectl as the admin and wants it to succeed.
+    pub(crate) async fn kubectl(&self, arguments: &[&str]) -> Step<String> {
+        let config = self.mesh_home().join("kubeconfig").display().to_string();
+        let said = self.kubectl_says(&config, arguments).await?;
+        if said.code == 0 {
+            return Ok(said.stdout);
+        }
+        Err(format!(
+            "`kubectl {}`: {}",
+            arguments.join(" "),
+            said.stderr.trim()
+        ))
+    }
+
+    /// Runs the real kubectl with a kubeconfig, however it ends.
+    pub(crate) async fn kubectl_says(&self, config: &str, arguments: &[&str]) -> Step<Said> {
+        let mut all = vec!["--kubeconfig", config];
+        all.extend(arguments);
+        self.says("kubectl", &all).await
+    }
+
+    async fn says(&self, program: &str, arguments: &[&str]) -> Step<Said> {
+        let output = Process::new(self.bin(program))
+            .args(arguments)
+            .env("MESH_HOME", self.mesh_home())
+            .env("HOME", &self.home)
+            .env(
+                "PATH",
+                format!(
+                    "{}:/usr/sbin:/usr/bin:/sbin:/bin",
+                    self.home.join("bin").display()
+                ),
+            )
+            .stdin(Stdio::null())
+            .output();
+        let output = tokio::time::timeout(Duration::from_secs(120), output)
+            .await
+            .map_err(|_| format!("`{program} {}` took more than 120 s", arguments.join(" ")))?
+            .map_err(|error| format!("`{program}`: {error}"))?;
+        Ok(Said {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
+    /// The control socket of an instance of the sample.
+    pub(crate) fn socket(&self, instance: &str) -> PathBuf {
+        self.home.join("control").join(format!("{instance}.sock"))
+    }
+
+    /// Tells an instance to do something.
+    pub(crate) async fn tell(&self, instance: &str, command: &Command) -> Step<Value> {
+        let socket = self.socket(instance);
+        control::send(&socket, command)
+            .await
+            .map_err(|error| format!("{}: {error}", socket.display()))
+    }
+
+    /// Has an instance make a call.
+    pub(crate) async fn call(&self, instance: &str, call: Call) -> Step<Outcome> {
+        let answer = self.tell(instance, &Command::Call(call)).await?;
+        serde_json::from_value(answer).map_err(|error| error.to_string())
+    }
+
+    /// Has an instance make many calls.
+    pub(crate) async fn load(&self, instance: &str, load: Load) -> Step<LoadReport> {
+        let answer = self.tell(instance, &Command::Load(load)).await?;
+        serde_json::from_value(answer).map_err(|error| error.to_string())
+    }
+}
+
+/// Asks again until it succeeds or the time is over; gives the last answer and how long it took.
+pub(crate) async fn eventually<T, F>(
+    patience: Duration,
+    mut ask: impl FnMut() -> F,
+) -> Step<(T, Duration)>
+where
+    F: Future<Output = Step<T>>,
+{
+    let start = Instant::now();
+    loop {
+        match ask().await {
+            Ok(value) => return Ok((value, start.elapsed())),
+            Err(why) if start.elapsed() > patience => {
+                return Err(format!("not within {} s: {why}", patience.as_secs()));
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+/// A condition as a step.
+pub(crate) fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Step<()> {
+    if holds { Ok(()) } else { Err(otherwise()) }
+}

