@@ -29,10 +29,11 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use self::address::EngineId;
 use self::record::Layout;
+use crate::redirect::Policy;
 use crate::{
     Adoption, Creation, ExecOutput, Group, GroupSpec, GroupStatus, LogOptions, LogStream, Name,
     NetworkSpec, Pending, Removal, Runtime, RuntimeError, Start, Stop, UnitSpec, UnitStatus,
@@ -162,6 +163,11 @@ impl Runtime for ProcessEngine {
         self.blocking(move |engine| engine.group(&name))
     }
 
+    fn redirect_group<'a>(&'a self, name: &'a Name, policy: &'a Policy) -> Pending<'a, Creation> {
+        let (name, policy) = (name.clone(), policy.clone());
+        self.blocking(move |engine| engine.redirect_group(&name, &policy))
+    }
+
     fn remove_group<'a>(&'a self, name: &'a Name) -> Pending<'a, Removal> {
         Box::pin(async move {
             self.stop_group(name).await?;
@@ -256,6 +262,12 @@ impl Runtime for ProcessEngine {
     fn remove_all(&self) -> Pending<'_, ()> {
         Box::pin(self.remove_everything())
     }
+}
+
+/// The time, in milliseconds since 1970 (UTC).
+fn now_millis() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }
 
 // === impl Engine ===

@@ -732,7 +732,7 @@ fn the_first_connection_of_an_enrolled_application_arrives_at_its_sidecar() {
         let files = SidecarFiles::from(&enrolled.group);
         let sidecar = engine.status(&group, &name("sidecar")).await.unwrap();
         let app = engine.status(&group, &name("app")).await.unwrap();
-        let rules = files.rules_applied_at_millis();
+        let rules = enrolled.group.rules_applied_at_millis;
         assert!(rules.is_some() && rules <= sidecar.started_at_millis);
         assert!(sidecar.ready_at_millis <= app.started_at_millis);
         let verdict = fs::read_to_string(files.verdict()).unwrap();
@@ -744,7 +744,7 @@ fn the_first_connection_of_an_enrolled_application_arrives_at_its_sidecar() {
         assert_eq!(again.creation, Creation::Exists);
         assert_eq!(engine.status(&group, &name("app")).await.unwrap(), app);
         assert_eq!(fs::read_to_string(files.token()).unwrap(), "token-2");
-        assert_eq!(files.rules_applied_at_millis(), rules);
+        assert_eq!(again.group.rules_applied_at_millis, rules);
     });
 }
 

@@ -6,7 +6,8 @@ use std::io;
 use std::path::Path;
 
 use super::record::{self, GroupRecord, Layout, Phase};
-use super::{Engine, ProcessEngine, address, cgroup, link, netns};
+use super::{Engine, ProcessEngine, address, cgroup, link, netns, now_millis};
+use crate::redirect::{self, Policy};
 use crate::{
     Addresses, Attachment, Creation, Dns, Group, GroupSpec, Name, NetworkSpec, Removal,
     RuntimeError, order,
@@ -83,6 +84,31 @@ impl Engine {
         Ok(self.group_of(record))
     }
 
+    pub(super) fn redirect_group(
+        &self,
+        name: &Name,
+        policy: &Policy,
+    ) -> Result<Creation, RuntimeError> {
+        let _lock = self.layout.lock()?;
+        let group = self.group(name)?;
+        let namespace = group.namespace.ok_or_else(|| RuntimeError::NotFound {
+            kind: "network namespace of group",
+            name: name.to_string(),
+        })?;
+        let creation =
+            redirect::apply(&namespace, policy).map_err(|source| RuntimeError::Redirect {
+                group: name.clone(),
+                source,
+            })?;
+        if let Some(mut record) = self.group_record(name)?
+            && (creation == Creation::Created || record.rules_applied_at_millis.is_none())
+        {
+            record.rules_applied_at_millis = Some(now_millis());
+            record::write(&self.layout.group_record(name), &record)?;
+        }
+        Ok(creation)
+    }
+
     pub(super) fn group_record(&self, name: &Name) -> Result<Option<GroupRecord>, RuntimeError> {
         record::read(&self.layout.group_record(name))
     }
@@ -154,6 +180,7 @@ impl Engine {
             host_number: None,
             addresses: None,
             link: None,
+            rules_applied_at_millis: None,
         };
         let Some(network) = network else {
             return Ok(record);
@@ -220,6 +247,7 @@ impl Engine {
             addresses: record.addresses,
             namespace,
             directory: self.layout.files(name),
+            rules_applied_at_millis: record.rules_applied_at_millis,
             spec: record.spec,
         }
     }

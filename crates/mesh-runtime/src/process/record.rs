@@ -55,6 +55,8 @@ pub(super) struct GroupRecord {
     pub(super) addresses: Option<Addresses>,
     /// Name of the end of its cable on the host.
     pub(super) link: Option<String>,
+    #[serde(default)]
+    pub(super) rules_applied_at_millis: Option<u64>,
 }
 
 /// The orders of a supervisor.
