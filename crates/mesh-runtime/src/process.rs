@@ -10,6 +10,7 @@ mod address;
 mod adopt;
 pub(crate) mod cgroup;
 mod family;
+mod files;
 mod group;
 pub(crate) mod identity;
 pub(crate) mod launch;
@@ -92,7 +93,9 @@ impl ProcessEngine {
         let root = root.into();
         let failed =
             |error| RuntimeError::system(format!("open the engine in `{}`", root.display()), error);
-        record::make_directory(&root)?;
+        if !root.exists() {
+            record::make_directory(&root)?;
+        }
         // Supervisors start in `/` and must find what the engine wrote.
         let root = fs::canonicalize(&root).map_err(failed)?;
         let metadata = fs::metadata(&root).map_err(failed)?;
