@@ -48,7 +48,7 @@ struct Ground {
     readiness: TcpListener,
     dns: dns::Listeners,
     /// Held as long as the agent runs: no other agent may use the directory.
-    _lock: fs::File,
+    lock: fs::File,
 }
 
 /// How the parts of a running agent are told to end, in this order.
@@ -141,13 +141,12 @@ impl Agent {
     async fn prepare(&self) -> Result<Ground, AgentError> {
         let paths = Paths::new(&self.config.state_dir);
         let lock = take_state_dir(&paths.state_dir)?;
-        let program = self
-            .config
-            .envoy
-            .clone()
-            .unwrap_or_else(|| PathBuf::from("envoy"));
-        let program = envoy::find(&program, self.search.as_ref())
-            .ok_or(AgentError::NoEnvoy { program })?;
+        let named = self.config.envoy.as_deref().unwrap_or(Path::new("envoy"));
+        let program = envoy::find(named, self.search.as_ref()).ok_or_else(|| {
+            AgentError::NoEnvoy {
+                program: named.to_owned(),
+            }
+        })?;
         let document = bootstrap::bootstrap(&self.config, &paths, &self.ports);
         write_private(&paths.bootstrap, document.to_string().as_bytes()).map_err(|source| {
             AgentError::StateDir {
@@ -182,7 +181,7 @@ impl Agent {
             socket,
             readiness,
             dns,
-            _lock: lock,
+            lock,
         })
     }
 
@@ -251,7 +250,7 @@ impl Agent {
             names: names_told,
         };
         tasks.spawn(serve::serve(ground.readiness, readiness, rest()));
-        let lock = ground._lock;
+        let lock = ground.lock;
         let stop = rest();
         tasks.spawn(async move {
             stop.cancelled().await;
@@ -294,11 +293,12 @@ impl Agent {
         }
     }
 
+    #[expect(clippy::expect_used, reason = "`pilot` is a name that parses")]
     fn pilot_identity(&self) -> SpiffeId {
         SpiffeId {
             trust_domain: self.config.trust_domain.clone(),
             namespace: Namespace::mesh_system(),
-            service_account: mesh_model::ServiceAccount::pilot(),
+            service_account: "pilot".parse().expect("a valid name"),
         }
     }
 }

@@ -5,7 +5,7 @@ mod process;
 
 use std::ffi::OsString;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -15,6 +15,8 @@ use tracing::{error, info, warn};
 
 use crate::backoff::Backoff;
 use process::Process;
+
+pub(crate) use process::find;
 
 /// What is known of the Envoy process.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -38,11 +40,6 @@ pub(crate) struct Supervisor {
     pub(crate) kill_after: Duration,
     /// Where its state is told.
     pub(crate) status: watch::Sender<EnvoyStatus>,
-}
-
-/// The binary of `named`, or `envoy` in `search` (the value of PATH).
-pub(crate) fn find(named: Option<&Path>, search: Option<&OsString>) -> Option<PathBuf> {
-    process::find(named.unwrap_or(Path::new("envoy")), search)
 }
 
 impl Supervisor {

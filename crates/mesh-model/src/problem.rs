@@ -51,6 +51,8 @@ impl fmt::Display for Problem {
     }
 }
 
+impl std::error::Error for Problem {}
+
 // === impl Problems ===
 
 impl Problems {

@@ -141,7 +141,7 @@ pub(super) fn end_left_over(file: &Path) -> io::Result<Option<u32>> {
 }
 
 /// Where an executable is, as `execvp` would find it.
-pub(super) fn find(program: &Path, search: Option<&OsString>) -> Option<PathBuf> {
+pub(crate) fn find(program: &Path, search: Option<&OsString>) -> Option<PathBuf> {
     if program.components().count() > 1 {
         return program.is_file().then(|| program.to_owned());
     }

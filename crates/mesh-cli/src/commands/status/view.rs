@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mesh_identity::CredentialDirectory;
-use mesh_netfilter::Verdict;
+use mesh_netfilter::{RuleState, Verdict};
+use mesh_runtime::inject::SidecarFiles;
 use mesh_runtime::{GroupStatus, UnitState, UnitStatus};
 use serde::Serialize;
 
+/// The unit of a group that is its sidecar.
+const SIDECAR: &str = "sidecar";
 /// A verdict older than this says nothing: its watcher has died.
 const STALE: Duration = Duration::from_secs(5);
 
@@ -81,7 +84,10 @@ impl Status {
             }
             for rules in group.rules.iter().filter(|rules| rules.state != "intact") {
                 let drift = rules.drift.join("; ");
-                wrong.push(format!("{}: redirect rules are {}: {drift}", group.name, rules.state));
+                wrong.push(format!(
+                    "{}: redirect rules are {}: {drift}",
+                    group.name, rules.state
+                ));
             }
         }
         wrong
@@ -91,19 +97,21 @@ impl Status {
 /// Looks at a group: what the engine knows, and the files of its units.
 pub(super) fn look(status: &GroupStatus) -> GroupView {
     let group = &status.group;
-    let verdict = group.directory.join(mesh_runtime::inject::VERDICT_FILE);
-    let state_dir = group.directory.join(mesh_runtime::inject::STATE_DIRECTORY);
+    let files = SidecarFiles::from(group);
     let units = status.units.iter().map(|unit| {
-        let of_sidecar = unit.name.as_str() == mesh_runtime::inject::SIDECAR_UNIT;
-        let certificate = of_sidecar.then(|| certificate(&state_dir)).flatten();
+        let of_sidecar = unit.name.as_str() == SIDECAR;
+        let certificate = of_sidecar.then(|| certificate(&files.state())).flatten();
         view(unit, certificate)
     });
     GroupView {
         name: group.spec.name.to_string(),
-        addresses: group.addresses.map(|addresses| addresses.both().to_vec()).unwrap_or_default(),
+        addresses: group
+            .addresses
+            .map(|addresses| addresses.both().to_vec())
+            .unwrap_or_default(),
         netns: group.namespace.clone(),
-        rules_applied_at: group.rules_applied_at_millis.map(seconds),
-        rules: group.namespace.as_ref().map(|_| rules(&verdict)),
+        rules_applied_at: files.rules_applied_at_millis().map(seconds),
+        rules: group.namespace.as_ref().map(|_| rules(&files.verdict())),
         units: units.collect(),
     }
 }
@@ -124,14 +132,20 @@ fn view(unit: &UnitStatus, certificate: Option<CertificateView>) -> UnitView {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 fit 53 bits")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "milliseconds since 1970 fit 53 bits"
+)]
 fn seconds(millis: u64) -> f64 {
     millis as f64 / 1000.0
 }
 
 /// The watcher's last words, unless it has been silent for too long.
 fn rules(file: &Path) -> RulesView {
-    let unknown = |why: String| RulesView { state: "unknown".to_owned(), drift: vec![why] };
+    let unknown = |why: String| RulesView {
+        state: "unknown".to_owned(),
+        drift: vec![why],
+    };
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
         Err(error) => return unknown(format!("{}: {error}", file.display())),
@@ -142,10 +156,23 @@ fn rules(file: &Path) -> RulesView {
     };
     let at = UNIX_EPOCH + Duration::from_secs(verdict.at);
     match SystemTime::now().duration_since(at) {
-        Ok(age) if age > STALE => {
-            unknown(format!("their watcher has been silent for {} s", age.as_secs()))
-        }
-        _ => RulesView { state: verdict.state.to_string(), drift: verdict.drift },
+        Ok(age) if age > STALE => unknown(format!(
+            "their watcher has been silent for {} s",
+            age.as_secs()
+        )),
+        _ => RulesView {
+            state: words(verdict.state).to_owned(),
+            drift: verdict.drifts,
+        },
+    }
+}
+
+fn words(state: RuleState) -> &'static str {
+    match state {
+        RuleState::Intact => "intact",
+        RuleState::Drifted => "drifted",
+        RuleState::Absent => "absent",
+        _ => "unknown",
     }
 }
 
