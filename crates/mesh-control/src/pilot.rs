@@ -8,6 +8,7 @@
 
 pub mod ads;
 mod caller;
+pub mod config;
 pub mod mesh;
 pub mod publisher;
 pub mod registry;
