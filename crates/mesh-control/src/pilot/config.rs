@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use futures_util::stream::{self, BoxStream};
 use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::runtime::WatchStreamExt as _;
@@ -59,7 +59,13 @@ pub async fn read_config(client: Client, config: watch::Sender<Option<Arc<Config
     let mut changes = stream::select_all(
         IstioKind::ALL
             .into_iter()
-            .filter_map(|kind| Some(watch_kind(&client, kind, Kind::named(kind.group(), kind.as_str())?)))
+            .filter_map(|kind| {
+                Some(watch_kind(
+                    &client,
+                    kind,
+                    Kind::named(kind.group(), kind.as_str())?,
+                ))
+            })
             .chain([watch_config_maps(&client)]),
     );
     let mut reader = Reader::default();
@@ -148,6 +154,7 @@ impl Reader {
             Change::Istio(kind, event) => self.objects.take(kind, event),
             Change::ConfigMap(event) => {
                 let name = |map: &ConfigMap| map.metadata.name.clone().unwrap_or_default();
+                let is_whole = !matches!(event, Event::Init | Event::InitApply(_));
                 match event {
                     Event::Apply(map) => {
                         self.config_maps.insert(name(&map), map);
@@ -162,10 +169,9 @@ impl Reader {
                     Event::InitDone => {
                         self.config_maps = std::mem::take(&mut self.listed);
                         self.are_config_maps_known = true;
-                        return true;
                     }
                 }
-                self.listed.is_empty()
+                is_whole
             }
         }
     }
@@ -206,7 +212,10 @@ impl Reader {
 /// A list of socket addresses, `ip:port[,ip:port…]`; what is none is left out.
 fn read_addresses(key: &str, data: &BTreeMap<String, String>) -> Vec<SocketAddr> {
     let text = data.get(key).map_or("", String::as_str);
-    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let parts = text
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty());
     parts
         .filter_map(|part| match part.parse() {
             Ok(address) => Some(address),

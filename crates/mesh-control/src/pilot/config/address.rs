@@ -114,7 +114,10 @@ pub(super) fn read(map: &ConfigMap) -> BTreeMap<Host, VirtualAddresses> {
         };
         let entry = addresses();
         if entry.is_none() {
-            warn!(host, text, "not addresses of a host in the record of virtual addresses");
+            warn!(
+                host,
+                text, "not addresses of a host in the record of virtual addresses"
+            );
         }
         entry
     })

@@ -42,11 +42,11 @@ impl Objects {
         match event {
             Event::Apply(object) => {
                 self.put(kind, &object);
-                !self.listed.contains_key(&kind)
+                true
             }
             Event::Delete(object) => {
                 self.remove(kind, &key(&object));
-                !self.listed.contains_key(&kind)
+                true
             }
             Event::Init => {
                 self.listed.insert(kind, BTreeSet::new());
@@ -153,9 +153,7 @@ impl Objects {
             IstioKind::ServiceEntry => self.service_entries.keys().cloned().collect(),
             IstioKind::WorkloadEntry => self.workload_entries.keys().cloned().collect(),
             IstioKind::PeerAuthentication => self.peer_authentications.keys().cloned().collect(),
-            IstioKind::AuthorizationPolicy => {
-                self.authorization_policies.keys().cloned().collect()
-            }
+            IstioKind::AuthorizationPolicy => self.authorization_policies.keys().cloned().collect(),
             _ => Vec::new(),
         }
     }

@@ -70,7 +70,10 @@ fn the_whole_is_known_when_every_part_is() {
     let config = reader.config().unwrap();
     assert_eq!(config.trust_domain.as_str(), "example.org");
     assert_eq!(config.mixer.len(), 2);
-    assert_eq!(routes(&reader), [("reviews".into(), vec!["reviews".into()])]);
+    assert_eq!(
+        routes(&reader),
+        [("reviews".into(), vec!["reviews".into()])]
+    );
 }
 
 #[test]
