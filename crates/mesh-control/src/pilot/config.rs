@@ -13,13 +13,12 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use mesh_model::istio::IstioKind;
 use mesh_model::{Kind, Namespace, TrustDomain};
-use serde_json::json;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
@@ -84,34 +83,6 @@ pub async fn read_config(client: Client, config: watch::Sender<Option<Arc<Config
             }
             None => debug!("the API has not been read whole yet"),
         }
-    }
-}
-
-/// Tells the mesh where this Pilot is, by its key in the ConfigMap `mesh`.
-///
-/// # Errors
-///
-/// Those of the API server.
-pub async fn announce(client: Client, addresses: &[SocketAddr]) -> Result<(), kube::Error> {
-    let maps: Api<ConfigMap> = Api::namespaced(client, system().as_str());
-    let addresses: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
-    let patch = json!({ "data": { "pilot.addresses": addresses.join(",") } });
-    match maps
-        .patch(MESH, &PatchParams::default(), &Patch::Merge(&patch))
-        .await
-    {
-        Err(kube::Error::Api(status)) if status.is_not_found() => {
-            let map = json!({
-                "apiVersion": "v1",
-                "kind": "ConfigMap",
-                "metadata": { "name": MESH },
-                "data": { "pilot.addresses": addresses.join(",") },
-            });
-            // Whoever was faster leaves us a conflict, and the caller tries again.
-            let map = serde_json::from_value(map).map_err(kube::Error::SerdeError)?;
-            maps.create(&Default::default(), &map).await.map(drop)
-        }
-        done => done.map(drop),
     }
 }
 

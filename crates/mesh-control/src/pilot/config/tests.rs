@@ -1,5 +1,7 @@
 //! What becomes of lists and changes, right ones and wrong ones.
 
+use serde_json::json;
+
 use super::*;
 
 fn object(kind: IstioKind, name: &str, spec: serde_json::Value) -> DynamicObject {
