@@ -116,7 +116,7 @@ impl Objects {
                 self.virtual_services.insert(key, Arc::new(object));
             }
             IstioObject::DestinationRule(object) => {
-                self.destination_rules.insert(key, Arc::new(object));
+                self.destination_rules.insert(key, object.into());
             }
             IstioObject::ServiceEntry(object) => {
                 self.service_entries.insert(key, Arc::new(object));
