@@ -58,7 +58,7 @@ impl Exported {
     }
 
     /// Whether callers of `namespace` see what an object of `own` exports.
-    pub(super) fn to(&self, namespace: &Namespace, own: &Namespace) -> bool {
+    pub fn to(&self, namespace: &Namespace, own: &Namespace) -> bool {
         match self {
             Self::All => true,
             Self::To(list) => list.contains(namespace) || list.is_empty() && namespace == own,
