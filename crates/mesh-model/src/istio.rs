@@ -15,6 +15,7 @@ pub mod workload_entry;
 mod check;
 mod message;
 mod read;
+mod report;
 mod unsupported;
 
 pub use authorization_policy::AuthorizationPolicy;
@@ -57,7 +58,7 @@ pub enum IstioObject {
     /// A [`VirtualService`].
     VirtualService(Object<VirtualService>),
     /// A [`DestinationRule`].
-    DestinationRule(Object<DestinationRule>),
+    DestinationRule(Box<Object<DestinationRule>>),
     /// A [`ServiceEntry`].
     ServiceEntry(Object<ServiceEntry>),
     /// A [`WorkloadEntry`].
