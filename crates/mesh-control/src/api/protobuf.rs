@@ -75,9 +75,7 @@ pub(super) fn read_review(content: &[u8]) -> Result<Value, Failure> {
 
 fn decode<M: prost::Message + Default>(raw: &[u8]) -> Result<M, Failure> {
     M::decode(raw).map_err(|error| {
-        Failure::bad_request(format!(
-            "the body could not be parsed as protobuf: {error}"
-        ))
+        Failure::bad_request(format!("the body could not be parsed as protobuf: {error}"))
     })
 }
 
