@@ -103,6 +103,14 @@ async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     Some((head.get(9..12)?.parse().ok()?, body.to_owned()))
 }
 
+/// Waits until the store's file is let go: its writer ends on a thread of its own, which only
+/// matters to who goes on within the same process.
+async fn closed(home: &TempDir) {
+    while redb::Database::open(home.path().join("store.redb")).is_err() {
+        tokio::task::yield_now().await;
+    }
+}
+
 async fn admin(home: &TempDir) -> Access {
     Access::open(&home.path().join("kubeconfig")).await.unwrap()
 }
@@ -244,6 +252,7 @@ async fn roles_apart_wait_for_each_other_and_come_back() {
     ca.stop().await.unwrap();
     mixer.stop().await.unwrap();
     api.stop().await.unwrap();
+    closed(&home).await;
     let mut ca = Plane::start(&home, api_only(ports().metrics), "ca");
     let mut api = Plane::start(&home, api_only(ports().metrics), "api");
     api.ready().await;
