@@ -11,7 +11,11 @@ pub(crate) const CONTROL_PLANE: &str = "control-plane";
 
 /// The engine, whose state is in the mesh's directory.
 pub(crate) fn open(home: &Path) -> Result<ProcessEngine, Failure> {
-    let supervisor = [program()?.into_os_string(), "supervise".into(), "--unit".into()];
+    let supervisor = [
+        program()?.into_os_string(),
+        "supervise".into(),
+        "--unit".into(),
+    ];
     ProcessEngine::open(home.join("engine"), supervisor).map_err(|error| Failure::of(&error))
 }
 
@@ -22,5 +26,6 @@ pub(crate) fn program() -> Result<PathBuf, Failure> {
 
 /// A name of the runtime.
 pub(crate) fn name(text: &str) -> Result<Name, Failure> {
-    text.parse().map_err(|error: mesh_model::Problem| Failure::usage(error.to_string()))
+    text.parse()
+        .map_err(|error: mesh_model::Problem| Failure::usage(error.to_string()))
 }

@@ -20,7 +20,9 @@ pub(crate) struct Format {
 pub(crate) fn start_logs(verbose: bool) {
     let default = if verbose { "info" } else { "warn" };
     let filter = EnvFilter::try_from_env("MESH_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     if std::io::stderr().is_terminal() {
         logs.init();
     } else {
@@ -43,7 +45,9 @@ where
     R: IntoIterator<Item = String>,
 {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header.iter().copied());
+    table
+        .load_preset(presets::NOTHING)
+        .set_header(header.iter().copied());
     for row in rows {
         table.add_row(row);
     }

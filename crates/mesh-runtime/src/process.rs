@@ -47,13 +47,13 @@ use crate::{
 /// let engine = ProcessEngine::open("/var/lib/mesh/engine", ["mesh", "supervise", "--unit"])?;
 /// engine.create_network(&NetworkSpec::mesh()).await?;
 /// let group = GroupSpec {
-///     name: "shop.web".parse()?,
-///     attachment: Attachment::Network("mesh".parse()?),
+///     name: "shop.web".parse().unwrap(),
+///     attachment: Attachment::Network("mesh".parse().unwrap()),
 ///     dns: None,
 ///     labels: [].into(),
 /// };
 /// engine.create_group(&group).await?;
-/// let unit = UnitSpec::new("app".parse()?, ["sleep", "60"]);
+/// let unit = UnitSpec::new("app".parse().unwrap(), ["sleep", "60"]);
 /// engine.create_unit(&group.name, &unit).await?;
 /// engine.start_unit(&group.name, &unit.name).await?;
 /// # Ok(())

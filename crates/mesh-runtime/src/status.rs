@@ -58,6 +58,8 @@ pub struct UnitStatus {
     pub restarts: u32,
     /// When the command started last, in milliseconds since 1970 (UTC).
     pub started_at_millis: Option<u64>,
+    /// When it was ready first since then, in milliseconds since 1970 (UTC).
+    pub ready_at_millis: Option<u64>,
 }
 
 /// What a unit does now.

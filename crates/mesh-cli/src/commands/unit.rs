@@ -28,7 +28,10 @@ pub(crate) async fn stop(args: &Args) -> Outcome {
     let mut units = units(&engine, args).await?;
     units.reverse();
     for unit in units {
-        let outcome = engine.stop_unit(&args.group, &unit).await.map_err(|e| Failure::of(&e))?;
+        let outcome = engine
+            .stop_unit(&args.group, &unit)
+            .await
+            .map_err(|e| Failure::of(&e))?;
         let words = match outcome {
             Stop::Stopped => "stopped",
             Stop::NotRunning => "was not running",
@@ -42,12 +45,17 @@ pub(crate) async fn stop(args: &Args) -> Outcome {
 pub(crate) async fn start(args: &Args) -> Outcome {
     let engine = engine::open(&args.home.home)?;
     if args.unit.is_none() {
-        mesh_runtime::start_group(&engine, &args.group, PATIENCE).await.map_err(|e| Failure::of(&e))?;
+        mesh_runtime::start_group(&engine, &args.group, PATIENCE)
+            .await
+            .map_err(|e| Failure::of(&e))?;
         println!("{} is ready", args.group);
         return Ok(OK.into());
     }
     for unit in units(&engine, args).await? {
-        let outcome = engine.start_unit(&args.group, &unit).await.map_err(|e| Failure::of(&e))?;
+        let outcome = engine
+            .start_unit(&args.group, &unit)
+            .await
+            .map_err(|e| Failure::of(&e))?;
         let words = match outcome {
             Start::Started => "started",
             Start::AlreadyRunning => "was running",

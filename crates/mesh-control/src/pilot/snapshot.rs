@@ -1,1 +1,1 @@
-//! What a proxy is to have: a pure function of the mesh.
+//! Configuration of proxies, made from a mesh and nothing else.

@@ -77,6 +77,7 @@ pub(crate) struct StatusRecord {
     pub(crate) ready: bool,
     pub(crate) restarts: u32,
     pub(crate) started_at_millis: Option<u64>,
+    pub(crate) ready_at_millis: Option<u64>,
 }
 
 /// Held while networks, groups and units change, by all processes that use one root.

@@ -104,6 +104,7 @@ impl Supervisor {
                 ready: false,
                 restarts: 0,
                 started_at_millis: None,
+                ready_at_millis: None,
             },
             _lock: lock,
         };
@@ -175,7 +176,8 @@ impl Supervisor {
             let exit = match self.start(run) {
                 Ok((child, exit)) => {
                     self.status.started_at_millis = Some(now_millis());
-                    self.status.ready = self.record.spec.readiness.is_none();
+                    self.status.ready_at_millis = None;
+                    self.answered(self.record.spec.readiness.is_none());
                     self.change(UnitState::Running { pid: child })?;
                     if self.status.restarts == 0 {
                         say(STARTED);
@@ -262,7 +264,8 @@ impl Supervisor {
                     kill_at = Some(tokio::time::Instant::now() + DRAIN);
                 }
                 Ok(()) = ready.changed(), if !asked => {
-                    self.status.ready = *ready.borrow_and_update();
+                    let answer = *ready.borrow_and_update();
+                    self.answered(answer);
                     self.tell()?;
                 }
             }
@@ -274,6 +277,13 @@ impl Supervisor {
         match &self.record.cgroup {
             Some(cgroup) => cgroup::kill(cgroup),
             None => family::kill_descendants(),
+        }
+    }
+
+    fn answered(&mut self, ready: bool) {
+        self.status.ready = ready;
+        if ready && self.status.ready_at_millis.is_none() {
+            self.status.ready_at_millis = Some(now_millis());
         }
     }
 

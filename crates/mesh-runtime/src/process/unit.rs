@@ -289,6 +289,7 @@ impl Engine {
                 ready: false,
                 restarts: 0,
                 started_at_millis: None,
+                ready_at_millis: None,
             });
         };
         if status.state.is_active() && !status.supervisor.is_alive() {
@@ -307,6 +308,7 @@ impl Engine {
             ready: status.ready,
             restarts: status.restarts,
             started_at_millis: status.started_at_millis,
+            ready_at_millis: status.ready_at_millis,
         })
     }
 
