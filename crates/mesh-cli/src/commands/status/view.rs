@@ -110,7 +110,7 @@ pub(super) fn look(status: &GroupStatus) -> GroupView {
             .map(|addresses| addresses.both().to_vec())
             .unwrap_or_default(),
         netns: group.namespace.clone(),
-        rules_applied_at: files.rules_applied_at_millis().map(seconds),
+        rules_applied_at: group.rules_applied_at_millis.map(seconds),
         rules: group.namespace.as_ref().map(|_| rules(&files.verdict())),
         units: units.collect(),
     }
