@@ -7,6 +7,7 @@ mod down;
 mod exec;
 mod get;
 mod kubeconfig;
+mod redirect;
 mod status;
 mod token;
 mod unit;
@@ -47,6 +48,7 @@ pub(crate) enum Verb {
     #[command(subcommand)]
     Token(token::Command),
     Kubeconfig(kubeconfig::Args),
+    Redirect(redirect::Args),
 }
 
 /// Runs a verb.
@@ -64,6 +66,7 @@ pub(crate) fn run(verb: Verb) -> Outcome {
         Verb::Validate(args) => validate::run(&args),
         Verb::Token(command) => wait(token::run(&command)),
         Verb::Kubeconfig(args) => kubeconfig::run(&args),
+        Verb::Redirect(args) => redirect::run(&args),
     }
 }
 
