@@ -7,6 +7,7 @@ mod down;
 mod exec;
 mod get;
 mod kubeconfig;
+mod server;
 mod status;
 mod token;
 mod unit;
@@ -32,6 +33,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    Server(server::Args),
     Up(up::Args),
     Down(down::Args),
     Status(status::Args),
@@ -52,6 +54,7 @@ pub(crate) enum Verb {
 /// Runs a verb.
 pub(crate) fn run(verb: Verb) -> Outcome {
     match verb {
+        Verb::Server(args) => wait(server::run(&args)),
         Verb::Up(args) => wait(up::run(&args)),
         Verb::Down(args) => wait(down::run(&args)),
         Verb::Status(args) => wait(status::run(&args)),
