@@ -144,10 +144,6 @@ impl Host {
         String::from_utf8(pieces.concat()).unwrap()
     }
 
-    pub(crate) fn has_cgroups(&self, engine: &ProcessEngine) -> bool {
-        !cgroups(engine).is_empty()
-    }
-
     /// Everything of this host that an engine may leave something in.
     pub(crate) fn look(&self, engine: &ProcessEngine) -> BTreeSet<String> {
         let mut things: BTreeSet<String> = links()
@@ -352,6 +348,17 @@ pub(crate) fn inside<T: Send>(group: &Group, work: impl FnOnce() -> T + Send) ->
         });
         inside.join().unwrap()
     })
+}
+
+/// Takes hierarchies of cgroups away from this host, the innermost first.
+pub(crate) fn unmount_cgroups(kind: impl Fn(&str) -> bool) {
+    let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap();
+    for line in mounts.lines().rev() {
+        let fields: Vec<&str> = line.split(' ').collect();
+        if fields[2].starts_with("cgroup") && kind(fields[2]) {
+            rustix::mount::unmount(fields[1], rustix::mount::UnmountFlags::DETACH).unwrap();
+        }
+    }
 }
 
 /// Names of the links of this host.
