@@ -8,7 +8,10 @@ mod down;
 mod exec;
 mod get;
 mod kubeconfig;
+mod logs;
 mod redirect;
+mod run;
+mod server;
 mod status;
 mod supervise;
 mod token;
@@ -53,6 +56,10 @@ pub(crate) enum Verb {
     Token(token::Command),
     Kubeconfig(kubeconfig::Args),
     Redirect(redirect::Args),
+    Server(server::Args),
+    Agent(agent::Args),
+    #[command(hide = true)]
+    Supervise(supervise::Args),
 }
 
 /// Runs a verb.
@@ -73,6 +80,9 @@ pub(crate) fn run(verb: Verb) -> Outcome {
         Verb::Token(command) => wait(token::run(&command)),
         Verb::Kubeconfig(args) => kubeconfig::run(&args),
         Verb::Redirect(args) => redirect::run(&args),
+        Verb::Server(args) => wait(server::run(&args)),
+        Verb::Agent(args) => wait(agent::run(&args)),
+        Verb::Supervise(args) => supervise::run(&args),
     }
 }
 
