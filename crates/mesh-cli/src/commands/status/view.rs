@@ -11,7 +11,7 @@ use mesh_runtime::{GroupStatus, UnitState, UnitStatus};
 use serde::Serialize;
 
 /// The unit of a group that is its sidecar.
-const SIDECAR: &str = "sidecar";
+const SIDECAR: &str = mesh_runtime::inject::SIDECAR_UNIT;
 /// A verdict older than this says nothing: its watcher has died.
 const STALE: Duration = Duration::from_secs(5);
 
