@@ -28,6 +28,9 @@ pub mod sidecar;
 pub mod virtual_address;
 pub mod workload;
 
+#[cfg(test)]
+mod testing;
+
 pub use identity::{SpiffeId, TrustDomain};
 pub use kind::{Cell, Column, KINDS, Kind};
 pub use name::{Host, Namespace, ServiceAccount, ServiceName, WorkloadId};
