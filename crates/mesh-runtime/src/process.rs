@@ -151,6 +151,11 @@ impl Runtime for ProcessEngine {
         self.blocking(move |engine| engine.create_network(&spec))
     }
 
+    fn network<'a>(&'a self, name: &'a Name) -> Pending<'a, NetworkSpec> {
+        let name = name.clone();
+        self.blocking(move |engine| engine.network(&name))
+    }
+
     fn remove_network<'a>(&'a self, name: &'a Name) -> Pending<'a, Removal> {
         let name = name.clone();
         self.blocking(move |engine| engine.remove_network(&name))

@@ -165,7 +165,9 @@ impl Host {
         }
         let namespaces = self.path("engine/netns");
         if let Ok(entries) = fs::read_dir(namespaces) {
-            things.extend(entries.map(|entry| format!("namespace {:?}", entry.unwrap().path())));
+            things.extend(
+                entries.map(|entry| format!("namespace {}", entry.unwrap().path().display())),
+            );
         }
         things
     }
@@ -325,11 +327,11 @@ pub(crate) fn call(address: IpAddr, port: u16) -> String {
                 stream.read_to_string(&mut text).unwrap();
                 return text;
             }
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                assert!(Instant::now() < give_up, "{address}: {error}");
+            Err(error) => {
+                let refused = error.kind() == std::io::ErrorKind::ConnectionRefused;
+                assert!(refused && Instant::now() < give_up, "{address}: {error}");
                 thread::yield_now();
             }
-            Err(error) => panic!("{address}: {error}"),
         }
     }
 }
@@ -354,9 +356,10 @@ pub(crate) fn inside<T: Send>(group: &Group, work: impl FnOnce() -> T + Send) ->
 pub(crate) fn unmount_cgroups(kind: impl Fn(&str) -> bool) {
     let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap();
     for line in mounts.lines().rev() {
-        let fields: Vec<&str> = line.split(' ').collect();
-        if fields[2].starts_with("cgroup") && kind(fields[2]) {
-            rustix::mount::unmount(fields[1], rustix::mount::UnmountFlags::DETACH).unwrap();
+        let mut fields = line.split(' ').skip(1);
+        let (point, mounted) = (fields.next().unwrap(), fields.next().unwrap());
+        if mounted.starts_with("cgroup") && kind(mounted) {
+            rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH).unwrap();
         }
     }
 }
