@@ -6,12 +6,16 @@ mod documents;
 mod down;
 mod exec;
 mod get;
+mod introspection;
 mod kubeconfig;
+mod proxy_config;
+mod proxy_status;
 mod status;
 mod token;
 mod unit;
 mod up;
 mod validate;
+mod why;
 
 use std::future::Future;
 
@@ -47,6 +51,9 @@ pub(crate) enum Verb {
     #[command(subcommand)]
     Token(token::Command),
     Kubeconfig(kubeconfig::Args),
+    ProxyStatus(proxy_status::Args),
+    ProxyConfig(proxy_config::Args),
+    Why(why::Args),
 }
 
 /// Runs a verb.
@@ -64,6 +71,9 @@ pub(crate) fn run(verb: Verb) -> Outcome {
         Verb::Validate(args) => validate::run(&args),
         Verb::Token(command) => wait(token::run(&command)),
         Verb::Kubeconfig(args) => kubeconfig::run(&args),
+        Verb::ProxyStatus(args) => wait(proxy_status::run(&args)),
+        Verb::ProxyConfig(args) => wait(proxy_config::run(&args)),
+        Verb::Why(args) => wait(why::run(&args)),
     }
 }
 
