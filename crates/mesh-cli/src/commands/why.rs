@@ -1,7 +1,6 @@
 //! `mesh why`: where a call goes and whether it is let in, and because of which object.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use mesh_proto::mesh::agent::v1::ExplainRequest;
 use serde_json::Value;
@@ -274,9 +273,9 @@ fn compact(value: &Value) -> String {
 }
 
 fn line(text: &mut String, depth: usize, words: &str) {
-    let indent = "  ".repeat(depth + 1);
-    // Writing to a string does not fail.
-    drop(writeln!(text, "{indent}{words}"));
+    text.push_str(&"  ".repeat(depth + 1));
+    text.push_str(words);
+    text.push('\n');
 }
 
 #[cfg(test)]
