@@ -1,5 +1,6 @@
 //! The verbs of `mesh`, one file each.
 
+mod agent;
 mod apply;
 mod delete;
 mod documents;
@@ -8,9 +9,14 @@ mod exec;
 mod get;
 mod introspection;
 mod kubeconfig;
+mod logs;
 mod proxy_config;
 mod proxy_status;
+mod redirect;
+mod run;
+mod server;
 mod status;
+mod supervise;
 mod token;
 mod unit;
 mod up;
@@ -39,6 +45,8 @@ pub(crate) enum Verb {
     Up(up::Args),
     Down(down::Args),
     Status(status::Args),
+    Run(run::Args),
+    Logs(logs::Args),
     Exec(exec::Args),
     /// Stop the units of a workload or of the control plane.
     Stop(unit::Args),
@@ -54,6 +62,11 @@ pub(crate) enum Verb {
     ProxyStatus(proxy_status::Args),
     ProxyConfig(proxy_config::Args),
     Why(why::Args),
+    Redirect(redirect::Args),
+    Server(server::Args),
+    Agent(agent::Args),
+    #[command(hide = true)]
+    Supervise(supervise::Args),
 }
 
 /// Runs a verb.
@@ -62,6 +75,8 @@ pub(crate) fn run(verb: Verb) -> Outcome {
         Verb::Up(args) => wait(up::run(&args)),
         Verb::Down(args) => wait(down::run(&args)),
         Verb::Status(args) => wait(status::run(&args)),
+        Verb::Run(args) => wait(run::run(&args)),
+        Verb::Logs(args) => wait(logs::run(&args)),
         Verb::Exec(args) => wait(exec::run(&args)),
         Verb::Stop(args) => wait(unit::stop(&args)),
         Verb::Start(args) => wait(unit::start(&args)),
@@ -74,6 +89,10 @@ pub(crate) fn run(verb: Verb) -> Outcome {
         Verb::ProxyStatus(args) => wait(proxy_status::run(&args)),
         Verb::ProxyConfig(args) => wait(proxy_config::run(&args)),
         Verb::Why(args) => wait(why::run(&args)),
+        Verb::Redirect(args) => redirect::run(&args),
+        Verb::Server(args) => wait(server::run(&args)),
+        Verb::Agent(args) => wait(agent::run(&args)),
+        Verb::Supervise(args) => supervise::run(&args),
     }
 }
 

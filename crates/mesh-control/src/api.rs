@@ -53,7 +53,7 @@ use cache::Cache;
 use clock::Clock;
 use listener::Listener;
 use objects::Objects;
-use openapi::Documents;
+use openapi::{Documents, Schemas};
 use router::Api;
 use status::Failure;
 use token::Tokens;
@@ -177,7 +177,8 @@ impl ApiServer {
 
         let clock = Clock::system();
         let store = Arc::clone(&config.store);
-        let objects = Objects::new(Arc::clone(&store), clock);
+        let schemas = Arc::new(Schemas::new());
+        let objects = Objects::new(Arc::clone(&store), clock, Arc::clone(&schemas));
         let seed = |failure: Failure| ApiError::Seed {
             reason: failure.message,
         };
@@ -203,7 +204,7 @@ impl ApiServer {
             cache: Arc::clone(&cache),
             tokens,
             clock,
-            documents: Documents::new(),
+            documents: Documents::new(&schemas),
             places: Semaphore::new(MAX_IN_FLIGHT),
             shutdown: shutdown.clone(),
         });

@@ -219,6 +219,15 @@ impl Program {
     }
 }
 
+// === impl Set ===
+
+impl Set {
+    /// Whether keys are in the byte order of this machine, as ids and names are.
+    pub(crate) fn is_host_order(&self) -> bool {
+        lower::HOST_ORDER_KEYS.contains(&self.key_type)
+    }
+}
+
 // === impl Fingerprint ===
 
 impl fmt::Display for Fingerprint {

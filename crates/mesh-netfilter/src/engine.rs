@@ -61,7 +61,6 @@ pub enum HostNetwork {
     serde(rename_all = "snake_case")
 )]
 #[non_exhaustive]
-#[must_use]
 pub enum Applied {
     /// The plan was there already, to the last rule; nothing was touched.
     Unchanged,
@@ -79,7 +78,6 @@ pub enum Applied {
     serde(rename_all = "snake_case")
 )]
 #[non_exhaustive]
-#[must_use]
 pub enum Removed {
     /// The instance's rules are gone.
     Removed,

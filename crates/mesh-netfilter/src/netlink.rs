@@ -44,6 +44,7 @@ pub(crate) mod number {
     pub(crate) const NFTA_SET_DESC: u16 = 9;
     pub(crate) const NFTA_SET_DESC_SIZE: u16 = 1;
     pub(crate) const NFTA_SET_ID: u16 = 10;
+    pub(crate) const NFTA_SET_USERDATA: u16 = 13;
     pub(crate) const NFTA_SET_ELEM_KEY: u16 = 1;
     pub(crate) const NFTA_SET_ELEM_FLAGS: u16 = 3;
     pub(crate) const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
@@ -61,6 +62,10 @@ pub(crate) mod number {
     pub(crate) const NFT_SET_CONSTANT: u32 = 0x2;
     pub(crate) const NFT_SET_INTERVAL: u32 = 0x4;
     pub(crate) const NFT_SET_ELEM_INTERVAL_END: u32 = 0x1;
+    /// In the user data of a set, in which byte order keys are; without it `nft` takes them to be
+    /// in that of the network. Every `nft` that writes sets writes this.
+    pub(crate) const UDATA_SET_KEY_BYTE_ORDER: u8 = 0;
+    pub(crate) const BYTE_ORDER_HOST: u32 = 1;
     /// The type of a comment in the user data of a rule, as `nft` writes and shows it.
     pub(crate) const UDATA_RULE_COMMENT: u8 = 0;
 }

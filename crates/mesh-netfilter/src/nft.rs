@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use ipnet::IpNet;
+
 use crate::bytecode;
 use crate::plan::{ABOUT_CHAIN, Action, Chain, Match, Plan, Rule, Table, Transport};
 use crate::{Family, Mark, Networks};
@@ -148,8 +150,24 @@ fn write_networks(
     networks: &Networks,
 ) -> fmt::Result {
     match networks {
-        Networks::V4(networks) => write!(f, "ip {side} {not}{}", Values(networks)),
-        Networks::V6(networks) => write!(f, "ip6 {side} {not}{}", Values(networks)),
+        Networks::V4(networks) => {
+            let networks: Vec<String> = networks.iter().copied().map(network).collect();
+            write!(f, "ip {side} {not}{}", Values(&networks))
+        }
+        Networks::V6(networks) => {
+            let networks: Vec<String> = networks.iter().copied().map(network).collect();
+            write!(f, "ip6 {side} {not}{}", Values(&networks))
+        }
+    }
+}
+
+/// A network, or the address if it has only one.
+fn network(network: impl Into<IpNet>) -> String {
+    let network = network.into();
+    if network.prefix_len() == network.max_prefix_len() {
+        network.addr().to_string()
+    } else {
+        network.to_string()
     }
 }
 

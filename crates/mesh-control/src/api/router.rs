@@ -118,7 +118,7 @@ impl Api {
         request: Request<Body>,
     ) -> Result<Response<Body>, Failure> {
         match &call.target {
-            Target::Path(path) => self.path(path, &request),
+            Target::Path(path) => self.path(path, call, &request),
             Target::Objects(place) if reviews::is_review(place) => {
                 if call.verb != "create" {
                     return Err(Failure::method_not_allowed());
@@ -151,9 +151,14 @@ impl Api {
     }
 
     /// Discovery and schemas.
-    fn path(&self, path: &str, request: &Request<Body>) -> Result<Response<Body>, Failure> {
+    fn path(
+        &self,
+        path: &str,
+        call: &Call,
+        request: &Request<Body>,
+    ) -> Result<Response<Body>, Failure> {
         let known = discovery::answer(path, request.headers())
-            .or_else(|| self.documents.answer(path, request.headers()));
+            .or_else(|| self.documents.answer(path, &call.query));
         let Some(response) = known else {
             return Err(Failure::no_such_path());
         };

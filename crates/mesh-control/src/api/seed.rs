@@ -234,8 +234,8 @@ fn system_roles() -> Vec<(&'static str, Value, Value)> {
             }]),
             group(User::AUTHENTICATED),
         ),
-        ("mesh:pilot", json!([maps]), user("mesh:pilot")),
-        ("mesh:mixer", json!([maps]), user("mesh:mixer")),
+        ("mesh:pilot", with_join(&maps, "pilot"), user("mesh:pilot")),
+        ("mesh:mixer", with_join(&maps, "mixer"), user("mesh:mixer")),
         (
             "mesh:ca",
             json!([
@@ -257,6 +257,20 @@ fn system_roles() -> Vec<(&'static str, Value, Value)> {
             user("mesh:ca"),
         ),
     ]
+}
+
+/// Joining the mesh as a workload does: with a token of the role's own account, and of no other.
+fn with_join(maps: &Value, account: &str) -> Value {
+    json!([
+        maps,
+        {"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["create"]},
+        {
+            "apiGroups": [""],
+            "resources": ["serviceaccounts/token"],
+            "resourceNames": [account],
+            "verbs": ["create"],
+        },
+    ])
 }
 
 fn reviewer() -> Value {

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::kind::{Kind, RBAC_GROUP};
 use super::objects::name_of;
+use super::openapi::Schemas;
 use super::request::Query;
 use super::status::Failure;
 
@@ -62,11 +63,12 @@ pub fn check(
     version: &str,
     object: &Value,
     validation: FieldValidation,
+    schemas: &Schemas,
 ) -> Result<Vec<String>, Failure> {
     let mut findings = Findings::default();
     check_metadata(kind, object, &mut findings.problems);
     match kind.istio() {
-        None => kubernetes::check(kind, object, &mut findings),
+        None => kubernetes::check(kind, object, schemas, &mut findings),
         Some(istio) => check_istio(istio, object, &mut findings),
     }
     let name = name_of(object);

@@ -18,8 +18,8 @@ mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_model::istio::destination_rule::TrafficPolicy;
-use mesh_model::istio::{DestinationRule, VirtualService};
+use mesh_model::destination::HostRules;
+use mesh_model::istio::VirtualService;
 use mesh_model::{Host, Namespace, Object, Workload};
 use prost::Name;
 
@@ -97,9 +97,8 @@ pub fn shared(mesh: &Mesh, namespace: &Namespace) -> Layer {
 /// What the proxy of `workload` alone has: everything for calls that come to it.
 pub fn own(mesh: &Mesh, workload: &Workload) -> Layer {
     let declared = inbound::declared(workload);
-    let exceptions: BTreeMap<_, _> = mesh.mutual_tls_of_ports(workload).collect();
-    let mode = mesh.mutual_tls(workload);
-    let numbers: BTreeSet<_> = declared.keys().chain(exceptions.keys()).copied().collect();
+    let mut numbers = mesh.ports_of_mutual_tls(workload);
+    numbers.extend(declared.keys());
     let ports: Vec<_> = numbers
         .into_iter()
         .filter(|number| !super::mesh::is_reserved(*number))
@@ -111,7 +110,7 @@ pub fn own(mesh: &Mesh, workload: &Workload) -> Layer {
                 services: known
                     .map(|(_, services)| services.clone())
                     .unwrap_or_default(),
-                mode: exceptions.get(&number).copied().unwrap_or(mode),
+                mode: mesh.mutual_tls(workload, number),
             }
         })
         .collect();
@@ -124,9 +123,10 @@ pub fn own(mesh: &Mesh, workload: &Workload) -> Layer {
     let rest = cluster::inbound_passthrough();
     clusters.insert(rest.name.clone(), rest);
     let listener = inbound::Inbound {
+        namespace: &workload.namespace,
         trust_domain: &mesh.trust_domain,
         ports,
-        mode,
+        mode: mesh.mutual_tls_elsewhere(workload),
         filters: authorization::Filters::of(mesh, workload),
     }
     .listener();
@@ -143,11 +143,8 @@ pub fn own(mesh: &Mesh, workload: &Workload) -> Layer {
 impl<'a> View<'a> {
     /// The entry of a host, if callers of this namespace can see it.
     fn entry(&self, host: &Host) -> Option<&'a Entry> {
-        let entry = self.mesh.entries.get(host)?;
-        entry
-            .exported
-            .to(self.namespace, &entry.service.namespace)
-            .then_some(entry)
+        let entry = self.mesh.entries.get(host);
+        entry.filter(|entry| entry.is_seen_from(self.namespace))
     }
 
     /// The ports on which some service speaks HTTP.
@@ -172,20 +169,14 @@ impl<'a> View<'a> {
         self.mesh.virtual_service(host, self.namespace)
     }
 
-    fn destination_rule(&self, host: &Host) -> Option<&'a Object<DestinationRule>> {
-        self.mesh.destination_rule(host, self.namespace)
+    /// How connections to a host are made.
+    fn rules(&self, host: &Host) -> HostRules<'a> {
+        self.mesh.destination_rules(host, self.namespace)
     }
 
     /// The hosts that have routes but no entry.
-    fn routed_hosts(&self) -> impl Iterator<Item = &'a Host> {
+    fn routed_hosts(&self) -> impl Iterator<Item = Host> {
         self.mesh.routed_hosts(self.namespace)
-    }
-
-    /// How connections to a port of a host, or of a subset of it, are made.
-    fn traffic_policy(&self, host: &Host, subset: &str, port: u16) -> TrafficPolicy {
-        self.destination_rule(host)
-            .map(|rule| cluster::policy::effective(&rule.spec, subset, port))
-            .unwrap_or_default()
     }
 }
 

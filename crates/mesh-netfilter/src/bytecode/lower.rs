@@ -23,6 +23,8 @@ const USER_ID: KeyType = KeyType(24, 4);
 const GROUP_ID: KeyType = KeyType(25, 4);
 const INTERFACE_NAME: KeyType = KeyType(41, 16);
 
+pub(super) const HOST_ORDER_KEYS: [u32; 3] = [USER_ID.0, GROUP_ID.0, INTERFACE_NAME.0];
+
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// FIN, SYN, RST and ACK in the flags byte of TCP (RFC 9293 3.1), and SYN alone.

@@ -195,7 +195,7 @@ impl Question {
         }
         match from {
             Some(from) => problems.into_result(Self {
-                host: mesh.resolve(name, &from.namespace),
+                host: Host::resolve(name, &from.namespace).ok(),
                 from,
                 name: name.to_owned(),
                 port: number,
@@ -270,7 +270,7 @@ pub fn explain<'a>(
         .host
         .as_ref()
         .and_then(|host| mesh.entries.get(host))
-        .filter(|entry| entry.exported.to(&from.namespace, &entry.service.namespace));
+        .filter(|entry| entry.is_seen_from(&from.namespace));
     let entry = entry.ok_or_else(|| Unanswered::NoHost {
         name: question.name.clone(),
         namespace: from.namespace.clone(),
@@ -394,11 +394,8 @@ fn subset_labels<'a>(
     if subset.is_empty() {
         return Ok(Vec::new());
     }
-    let rule = mesh.destination_rule(&entry.service.host, from);
-    let subsets = rule.into_iter().flat_map(|rule| &rule.spec.subsets);
-    let mut subsets = subsets.filter(|candidate| candidate.name == subset);
-    subsets
-        .next()
+    mesh.destination_rules(&entry.service.host, from)
+        .subset(subset)
         .map(|subset| subset.labels.iter().collect())
         .ok_or_else(|| {
             format!(

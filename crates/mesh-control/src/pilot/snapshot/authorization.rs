@@ -1,7 +1,7 @@
 //! `AuthorizationPolicy` as filters of the proxy: first what refuses, then what allows.
 //!
-//! Nothing that a user wrote ever becomes part of a regular expression: values are compared as
-//! they are, or by their beginning or end. On ports whose requests are not read, a condition on
+//! Values are compared as they are, or by their beginning or end; nothing that a user wrote is
+//! read as a regular expression. On ports whose requests are not read, a condition on
 //! requests cannot be looked at: a rule that allows under it then allows nothing, and a rule that
 //! refuses under it refuses without it, so that a policy never becomes weaker (as in Istio).
 
@@ -125,26 +125,30 @@ fn rules(
     policies
 }
 
-/// One rule: some caller and some operation, each under all further conditions.
+/// One rule: some caller and some operation, each under all further conditions. `None` when it
+/// can never match here.
 fn policy(reader: &Reader<'_>, rule: &Rule) -> Option<rbac::Policy> {
+    if reader.is_blind_to(rule) {
+        return None;
+    }
     let conditions = reader.conditions(&rule.when)?;
     let mut principals: Vec<_> = rule
         .from
         .iter()
         .map(|from| reader.source(from.source.as_ref(), &conditions))
         .collect();
-    if rule.from.is_empty() {
+    if principals.is_empty() {
         principals.push(reader.source(None, &conditions));
     }
     let mut permissions: Vec<_> = rule
         .to
         .iter()
-        .filter_map(|to| reader.operation(to.operation.as_ref(), &conditions))
+        .map(|to| reader.operation(to.operation.as_ref(), &conditions))
         .collect();
-    if rule.to.is_empty() {
-        permissions.extend(reader.operation(None, &conditions));
+    if permissions.is_empty() {
+        permissions.push(reader.operation(None, &conditions));
     }
-    (!permissions.is_empty()).then_some(rbac::Policy {
+    Some(rbac::Policy {
         permissions,
         principals,
         ..Default::default()

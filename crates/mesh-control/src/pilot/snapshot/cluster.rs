@@ -1,11 +1,11 @@
 //! Clusters: where a proxy sends what it took, and how it secures the way there.
 
-pub(super) mod policy;
+mod policy;
 mod protocol;
 
 use std::time::Duration;
 
-use mesh_model::istio::destination_rule::{SimpleLoadBalancer, TlsMode, TrafficPolicy};
+use mesh_model::istio::destination_rule::{PortTrafficPolicy, SimpleLoadBalancer, TlsMode};
 use mesh_model::istio::peer_authentication::MutualTlsMode;
 use mesh_model::service::{Location, Resolution};
 use mesh_model::{Endpoint, Host, Namespace, Protocol, Service, SpiffeId};
@@ -80,24 +80,27 @@ pub(super) fn transport(mesh: &Mesh, service: &Service, port: u16) -> Transport 
         .iter()
         .filter(|endpoint| takes_mesh_tls(mesh, endpoint, port))
         .count();
-    match (service.location, secured) {
-        (Location::MeshExternal, _) => Transport::Plain,
-        (Location::MeshInternal, all) if all == service.endpoints.len() => Transport::Mesh,
-        (Location::MeshInternal, 0) => Transport::Plain,
-        (Location::MeshInternal, _) => Transport::Mixed,
+    if service.location == Location::MeshExternal {
+        Transport::Plain
+    } else if secured == service.endpoints.len() {
+        // Also when nobody is there yet: who comes will have a sidecar.
+        Transport::Mesh
+    } else if secured == 0 {
+        Transport::Plain
+    } else {
+        Transport::Mixed
     }
 }
 
 /// Whether an endpoint has a sidecar, and one that takes the mesh's TLS on this port.
 pub(super) fn takes_mesh_tls(mesh: &Mesh, endpoint: &Endpoint, port: u16) -> bool {
     let known = endpoint.workload.as_ref().and_then(|id| mesh.workload(id));
-    let mode = known.map(|(workload, _)| {
-        let target = endpoint.ports.get(&port);
-        mesh.mutual_tls_of_ports(workload)
-            .find(|(port, _)| Some(port) == target)
-            .map_or_else(|| mesh.mutual_tls(workload), |(_, mode)| mode)
-    });
-    endpoint.identity.is_some() && mode != Some(MutualTlsMode::Disable)
+    let refuses = known
+        .zip(endpoint.ports.get(&port))
+        .is_some_and(|((workload, _), target)| {
+            mesh.mutual_tls(workload, *target) == MutualTlsMode::Disable
+        });
+    endpoint.identity.is_some() && !refuses
 }
 
 /// The clusters that every proxy has for traffic that leaves it.
@@ -108,24 +111,27 @@ pub(super) fn fixed(mesh: &Mesh) -> Vec<cds::Cluster> {
 /// The clusters of a service's port: of all its endpoints, and of each subset.
 pub(super) fn outbound(view: &View<'_>, entry: &Entry, port: u16) -> Vec<Destination> {
     let none = Labels::new();
-    let rule = view.destination_rule(&entry.service.host);
-    let subsets = rule.into_iter().flat_map(|rule| &rule.spec.subsets);
+    let rules = view.rules(&entry.service.host);
+    let subsets = rules.subsets().into_iter();
     std::iter::once(("", &none))
         .chain(subsets.map(|subset| (subset.name.as_str(), &subset.labels)))
-        .map(|(subset, labels)| destination(view, entry, port, subset, labels))
+        .map(|(subset, labels)| {
+            let policy = rules.policy(port, subset);
+            let name = outbound_name(port, subset, &entry.service.host);
+            destination(view.mesh, entry, port, (name, labels), &policy)
+        })
         .collect()
 }
 
+/// One cluster, by its name and the labels of its endpoints.
 fn destination(
-    view: &View<'_>,
+    mesh: &Mesh,
     entry: &Entry,
     port: u16,
-    subset: &str,
-    labels: &Labels,
+    (name, labels): (String, &Labels),
+    policy: &PortTrafficPolicy,
 ) -> Destination {
     let service = &entry.service;
-    let policy = view.traffic_policy(&service.host, subset, port);
-    let name = outbound_name(port, subset, &service.host);
     let resolution = match policy.load_balancer.as_ref().and_then(|lb| lb.simple) {
         Some(SimpleLoadBalancer::Passthrough) => Resolution::None,
         _ => service.resolution,
@@ -134,16 +140,16 @@ fn destination(
         Resolution::None => original_destination(name),
         Resolution::Static => by_endpoints(name),
         Resolution::Dns => {
-            let assignment = endpoint::assignment(view.mesh, &name, service, port, labels);
+            let assignment = endpoint::assignment(mesh, &name, service, port, labels);
             by_dns(name, assignment)
         }
     };
     let declared = service.ports.get(&port);
     let protocol = declared.map_or(Protocol::Tcp, |declared| declared.protocol);
     let mut http = Http::default();
-    policy::apply(&mut cluster, &mut http, &policy);
+    policy::apply(&mut cluster, &mut http, policy);
     http.speak(&mut cluster, protocol);
-    secure(view.mesh, entry, port, &policy, &mut cluster);
+    secure(mesh, entry, port, policy, &mut cluster);
     Destination {
         cluster,
         endpoints: (resolution == Resolution::Static).then(|| labels.clone()),
@@ -155,7 +161,7 @@ fn secure(
     mesh: &Mesh,
     entry: &Entry,
     port: u16,
-    policy: &TrafficPolicy,
+    policy: &PortTrafficPolicy,
     cluster: &mut cds::Cluster,
 ) {
     let service = &entry.service;
@@ -283,7 +289,7 @@ fn mixer(mesh: &Mesh) -> cds::Cluster {
         });
     let endpoints = mesh.mixer.iter().map(|address| eds::LbEndpoint {
         host_identifier: Some(eds::lb_endpoint::HostIdentifier::Endpoint(eds::Endpoint {
-            address: wire::address(address.ip(), address.port()),
+            address: wire::address(address.ip().to_string(), address.port()),
             ..Default::default()
         })),
         ..Default::default()

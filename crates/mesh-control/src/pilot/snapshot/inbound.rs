@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mesh_model::istio::peer_authentication::MutualTlsMode as Mode;
-use mesh_model::{Host, Protocol, TrustDomain, Workload};
+use mesh_model::{Host, Namespace, Protocol, TrustDomain, Workload};
 use mesh_proto::envoy::config::listener::v3 as lds;
 use mesh_proto::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use mesh_proto::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
@@ -41,6 +41,8 @@ pub(super) struct Port {
 /// What the chains of a workload are made from.
 #[derive(Debug)]
 pub(super) struct Inbound<'a> {
+    /// Where the workload is.
+    pub(super) namespace: &'a Namespace,
     /// Whose certificates are accepted.
     pub(super) trust_domain: &'a TrustDomain,
     /// The ports, by number.
@@ -164,7 +166,11 @@ impl Inbound<'_> {
         if !port.is_http() {
             return self.bytes(port);
         }
-        let routes = Routes::Inline(route::inbound(port.number, &port.services));
+        let routes = Routes::Inline(Box::new(route::inbound(
+            port.number,
+            &port.services,
+            self.namespace,
+        )));
         let filters = self.filters.http();
         vec![listener::http(Side::Inbound, routes, filters)]
     }

@@ -16,13 +16,13 @@ use mesh_proto::google::protobuf::Any;
 use super::access_log::{self, Side};
 use super::{cluster, wire};
 
-/// Where a listener's RouteConfiguration comes from.
+/// Where a listener's `RouteConfiguration` comes from.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Routes {
     /// From ADS, under this name.
     Named(String),
     /// From here.
-    Inline(RouteConfiguration),
+    Inline(Box<RouteConfiguration>),
 }
 
 /// Clusters that connections are spread over, by weight.
@@ -44,7 +44,7 @@ pub(super) fn on_every_address(name: &str, port: u16, direction: Side) -> lds::L
 }
 
 /// One more address of a listener.
-pub(super) fn also(address: impl ToString, port: u16) -> lds::AdditionalAddress {
+pub(super) fn also(address: impl Into<String>, port: u16) -> lds::AdditionalAddress {
     lds::AdditionalAddress {
         address: wire::address(address, port),
         ..Default::default()
@@ -117,16 +117,16 @@ pub(super) fn http(side: Side, routes: Routes, filters: Vec<hcm::HttpFilter>) ->
             config_source: wire::ads(),
             route_config_name: name,
         }),
-        Routes::Inline(config) => RouteSpecifier::RouteConfig(config),
+        Routes::Inline(config) => RouteSpecifier::RouteConfig(*config),
     };
-    let router = http_filter("envoy.filters.http.router", wire::any(&router()));
+    let last = http_filter("envoy.filters.http.router", wire::any(&silent_router()));
     let mut config = hcm::HttpConnectionManager {
         stat_prefix: match side {
             Side::Inbound => "inbound",
             Side::Outbound => "outbound",
         }
         .to_owned(),
-        http_filters: filters.into_iter().chain([router]).collect(),
+        http_filters: filters.into_iter().chain([last]).collect(),
         server_header_transformation: manager::ServerHeaderTransformation::PassThrough.into(),
         // A stream may be silent for as long as its ends like; routes have their own timeouts.
         stream_idle_timeout: wire::nought(),
@@ -167,7 +167,7 @@ fn harden(config: &mut hcm::HttpConnectionManager) {
 }
 
 /// The last HTTP filter; it adds no headers of Envoy's own, so that neither side sees the proxy.
-fn router() -> Router {
+fn silent_router() -> Router {
     Router {
         suppress_envoy_headers: true,
         ..Default::default()

@@ -2,10 +2,11 @@
 //!
 //! The redirect rules bring every connection to [`PORT`], whose listener hands it to the listener
 //! of the address that was called, if there is one: of a TCP service (its own), or of an HTTP port
-//! (one for all services; its filter chains are the buckets of [`crate::pilot::mesh::address`]).
+//! (one for all services; its filter chains are the buckets of [`virtual_address`]).
 
 use std::time::Duration;
 
+use mesh_model::virtual_address;
 use mesh_proto::envoy::config::listener::v3 as lds;
 use mesh_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use mesh_proto::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
@@ -13,7 +14,7 @@ use mesh_proto::envoy::extensions::filters::listener::http_inspector::v3::HttpIn
 use super::access_log::{self, Side};
 use super::listener::{self, Routes};
 use super::{View, cluster, route, wire};
-use crate::pilot::mesh::{Entry, OutboundPolicy, address};
+use crate::pilot::mesh::{Entry, OutboundPolicy};
 
 /// Where the redirect rules send what an application calls.
 pub(super) const PORT: u16 = 15001;
@@ -38,14 +39,15 @@ pub(super) fn catch_all(view: &View<'_>) -> lds::Listener {
 /// The listener of an HTTP port: a chain for each bucket, one for HTTP to addresses that are not
 /// ours, and what is not HTTP passes.
 pub(super) fn http(view: &View<'_>, port: u16) -> lds::Listener {
-    let buckets = (0..address::BUCKETS).map(|bucket| {
-        let (v4, v6) = address::prefixes(bucket);
+    let buckets = (0..virtual_address::BUCKETS).filter_map(|bucket| {
+        let (v4, v6) = virtual_address::bucket_prefixes(bucket)?;
         let matching = lds::FilterChainMatch {
             prefix_ranges: vec![wire::network(v4), wire::network(v6)],
             ..Default::default()
         };
         let routes = route::bucket_name(port, bucket);
-        listener::chain(routes.clone(), Some(matching), vec![manager(routes)])
+        let filters = vec![manager(routes.clone())];
+        Some(listener::chain(routes, Some(matching), filters))
     });
     let foreign = lds::FilterChainMatch {
         application_protocols: ["http/1.0", "http/1.1", "h2c"].map(str::to_owned).to_vec(),
@@ -98,11 +100,11 @@ pub(super) fn tcp(view: &View<'_>, entry: &Entry, port: u16) -> Option<lds::List
     let first = addresses.next()?;
     let name = format!("outbound|{port}||{}", service.host);
     let target = route::connections(view, service, port);
-    let policy = view.traffic_policy(&service.host, "", port);
+    let policy = view.rules(&service.host).policy(port, "");
     let idle = policy
         .connection_pool
         .and_then(|pool| pool.tcp?.idle_timeout)
-        .map(|timeout| timeout.as_std());
+        .map(mesh_model::istio::Duration::as_std);
     let log = access_log::tcp(Side::Outbound, Some(&service.host));
     let proxy = listener::tcp(&name, target, log, idle);
     Some(lds::Listener {

@@ -1,8 +1,8 @@
 //! Routes for HTTP requests: which virtual hosts there are, and under which names they answer.
 //!
-//! The virtual hosts of a port are cut into one RouteConfiguration for each bucket of virtual
+//! The virtual hosts of a port are cut into one `RouteConfiguration` for each bucket of virtual
 //! addresses, and one for calls to addresses that are not ours. Envoy refuses a whole
-//! RouteConfiguration for one bad virtual host, so each is checked before it is put in.
+//! `RouteConfiguration` for one bad virtual host, so each is checked before it is put in.
 
 mod action;
 mod matching;
@@ -10,7 +10,7 @@ mod virtual_service;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_model::Host;
+use mesh_model::{Host, Namespace, virtual_address};
 use mesh_proto::envoy::config::core::v3 as core;
 use mesh_proto::envoy::config::route::v3 as rds;
 use mesh_proto::envoy::config::route::v3::route::Action;
@@ -20,7 +20,7 @@ use mesh_proto::envoy::config::route::v3::route_match::PathSpecifier;
 pub(super) use virtual_service::connections;
 
 use super::{View, access_log, cluster, wire};
-use crate::pilot::mesh::{Entry, OutboundPolicy, address};
+use crate::pilot::mesh::{Entry, OutboundPolicy};
 
 /// The name of the RouteConfiguration of a port and bucket.
 pub(super) fn bucket_name(port: u16, bucket: u8) -> String {
@@ -32,10 +32,10 @@ pub(super) fn default_name(port: u16) -> String {
     format!("{port}/default")
 }
 
-/// All RouteConfigurations of an HTTP port: the buckets, also the empty ones since the listener
+/// All `RouteConfiguration`s of an HTTP port: the buckets, also the empty ones since the listener
 /// waits for each, and the default.
 pub(super) fn configurations(view: &View<'_>, port: u16) -> Vec<rds::RouteConfiguration> {
-    let mut buckets: BTreeMap<u8, Vec<rds::VirtualHost>> = (0..address::BUCKETS)
+    let mut buckets: BTreeMap<u8, Vec<rds::VirtualHost>> = (0..virtual_address::BUCKETS)
         .map(|bucket| (bucket, Vec::new()))
         .collect();
     for entry in view.http_entries(port) {
@@ -43,7 +43,10 @@ pub(super) fn configurations(view: &View<'_>, port: u16) -> Vec<rds::RouteConfig
             continue;
         };
         let host = virtual_host(view, entry, port);
-        for bucket in address::buckets(addresses) {
+        // The record may be of another making: each family is looked at for itself.
+        let of_v4 = virtual_address::bucket_of_v4(addresses.v4);
+        let of_v6 = virtual_address::bucket_of_v6(addresses.v6);
+        for bucket in BTreeSet::from([of_v4, of_v6]).into_iter().flatten() {
             buckets.entry(bucket).or_default().push(host.clone());
         }
     }
@@ -62,7 +65,7 @@ fn foreign(view: &View<'_>, port: u16) -> rds::RouteConfiguration {
         .filter(|entry| entry.foreign)
         .map(|entry| virtual_host(view, entry, port));
     let routed = view.routed_hosts().map(|host| {
-        let routes = virtual_service::of_host(view, host, port);
+        let routes = virtual_service::of_host(view, &host, port);
         finished(host.as_str(), vec![host.to_string()], routes)
     });
     let action = match view.mesh.outbound {
@@ -90,7 +93,11 @@ fn foreign(view: &View<'_>, port: u16) -> rds::RouteConfiguration {
 
 /// The routes of a workload's own port: everything to the application. What differs by service is
 /// only the name that logs show.
-pub(super) fn inbound(port: u16, services: &BTreeSet<Host>) -> rds::RouteConfiguration {
+pub(super) fn inbound(
+    port: u16,
+    services: &BTreeSet<Host>,
+    namespace: &Namespace,
+) -> rds::RouteConfiguration {
     let name = cluster::inbound_name(port);
     let host = |service: Option<&Host>, domains: Vec<String>| rds::VirtualHost {
         name: service.map_or_else(|| name.clone(), ToString::to_string),
@@ -108,7 +115,7 @@ pub(super) fn inbound(port: u16, services: &BTreeSet<Host>) -> rds::RouteConfigu
         0 | 1 => vec![host(services.first(), all())],
         _ => services
             .iter()
-            .map(|service| host(Some(service), names(service, None)))
+            .map(|service| host(Some(service), service.names(namespace)))
             .chain([host(None, all())])
             .collect(),
     };
@@ -138,10 +145,11 @@ pub(super) fn service_metadata(service: &Host) -> core::Metadata {
     wire::metadata(wire::METADATA, access_log::SERVICE, service.as_str())
 }
 
-/// The virtual host of a service's port.
+/// The virtual host of a service's port, under all its names. Ports are not among them: the
+/// listener has already told them apart.
 fn virtual_host(view: &View<'_>, entry: &Entry, port: u16) -> rds::VirtualHost {
     let service = &entry.service;
-    let mut domains = names(&service.host, Some(view));
+    let mut domains = service.host.names(view.namespace);
     if let Some(addresses) = entry.addresses {
         domains.push(addresses.v4.to_string());
         domains.push(format!("[{}]", addresses.v6));
@@ -159,26 +167,6 @@ fn finished(name: &str, domains: Vec<String>, routes: Vec<rds::Route>) -> rds::V
         retry_policy: Some(action::default_retries()),
         ..Default::default()
     }
-}
-
-/// The names under which callers may ask for a host, the host itself first; the bare name only
-/// for callers of its namespace.
-///
-/// Ports are not among them: the listener has already told them apart.
-fn names(host: &Host, caller: Option<&View<'_>>) -> Vec<String> {
-    let mut names = vec![host.to_string()];
-    let mut labels = host.as_str().split('.');
-    if let (Some(service), Some(namespace), Some("mesh"), None) =
-        (labels.next(), labels.next(), labels.next(), labels.next())
-    {
-        names.push(format!("{service}.{namespace}"));
-        names.push(format!("{service}.{namespace}.svc"));
-        names.push(format!("{service}.{namespace}.svc.cluster.local"));
-        if caller.is_none_or(|view| view.namespace.as_str() == namespace) {
-            names.push(service.to_owned());
-        }
-    }
-    names
 }
 
 /// A RouteConfiguration of the hosts that Envoy will accept together.

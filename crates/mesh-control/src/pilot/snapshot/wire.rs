@@ -1,5 +1,10 @@
 //! Constructors of the messages that occur all over Envoy's configuration.
 
+#![expect(
+    clippy::unnecessary_wraps,
+    reason = "nearly every field is optional; a value of the field's own type reads best"
+)]
+
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -62,16 +67,16 @@ pub(super) fn fraction(percent: f64) -> FractionalPercent {
 }
 
 /// An address with a TCP port.
-pub(super) fn socket(address: impl ToString, port: u16) -> core::SocketAddress {
+pub(super) fn socket(address: impl Into<String>, port: u16) -> core::SocketAddress {
     core::SocketAddress {
-        address: address.to_string(),
+        address: address.into(),
         port_specifier: Some(core::socket_address::PortSpecifier::PortValue(port.into())),
         ..Default::default()
     }
 }
 
 /// An address with a TCP port, as most messages want it.
-pub(super) fn address(address: impl ToString, port: u16) -> Option<core::Address> {
+pub(super) fn address(address: impl Into<String>, port: u16) -> Option<core::Address> {
     Some(core::Address {
         address: Some(core::address::Address::SocketAddress(socket(address, port))),
     })

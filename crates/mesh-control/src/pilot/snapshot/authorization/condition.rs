@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use mesh_model::TrustDomain;
-use mesh_model::istio::authorization_policy::{Action, Condition, Operation, Source};
+use mesh_model::istio::authorization_policy::{
+    Action, Condition, Key, Operation, Rule, Source, is_template,
+};
 use mesh_proto::envoy::config::core::v3::{CidrRange, TypedExtensionConfig};
 use mesh_proto::envoy::config::rbac::v3::permission::{self, Rule as Permit};
 use mesh_proto::envoy::config::rbac::v3::principal::{self, Authenticated, Identifier};
@@ -54,43 +56,40 @@ enum Pattern<'a> {
     Suffix(&'a str),
 }
 
-/// A condition on requests where only connections are seen: the whole operation allows nothing.
-struct Unseen;
-
 // === impl Reader ===
 
 impl Reader<'_> {
-    /// The conditions that stand beside caller and operation; none when one of them can never
-    /// hold here.
+    /// Whether a rule cannot be looked at as a whole: it allows, and asks for a request where there
+    /// is none.
+    pub(super) fn is_blind_to(&self, rule: &Rule) -> bool {
+        self.sight == Sight::Connections && self.action == Action::Allow && rule.asks_for_http()
+    }
+
+    /// The conditions that stand beside caller and operation; none when one of them is not known,
+    /// and the rule would allow more without it.
     pub(super) fn conditions(&self, conditions: &[Condition]) -> Option<Conditions> {
         let mut all = Conditions::default();
         for condition in conditions {
-            let key = condition.key.as_str();
             let (wanted, unwanted) = (&condition.values, &condition.not_values);
-            if let Some(read) = self.of_caller(key) {
-                both(&mut all.principals, wanted, unwanted, read, any_id, not_id);
-            } else if let Some(read) = of_call(key) {
-                let on_request = key.starts_with("request.");
-                match self.seen(on_request) {
-                    Ok(true) => {
-                        both(
-                            &mut all.permissions,
-                            wanted,
-                            unwanted,
-                            read,
-                            any_rule,
-                            not_rule,
-                        );
-                    }
-                    Ok(false) => {}
-                    Err(Unseen) => return None,
-                }
-            } else {
-                // Not known, though the API refuses such: it must not make the rule weaker.
+            let Some(key) = Key::of(&condition.key) else {
                 match self.action {
-                    Action::Deny => {}
+                    Action::Deny => continue,
                     _ => return None,
                 }
+            };
+            if let Some(read) = self.of_caller(key) {
+                both(&mut all.principals, wanted, unwanted, read, any_id, not_id);
+            } else if self.sees(key)
+                && let Some(read) = of_call(key)
+            {
+                both(
+                    &mut all.permissions,
+                    wanted,
+                    unwanted,
+                    read,
+                    any_rule,
+                    not_rule,
+                );
             }
         }
         Some(all)
@@ -103,20 +102,15 @@ impl Reader<'_> {
             let mut add = |wanted: &[String], unwanted: &[String], read: Box<Caller<'_>>| {
                 both(&mut all, wanted, unwanted, read, any_id, not_id);
             };
-            add(
-                &source.principals,
-                &source.not_principals,
-                Box::new(identity),
-            );
-            add(
-                &source.namespaces,
-                &source.not_namespaces,
-                Box::new(|value| self.in_namespace(value)),
-            );
+            let identity = Box::new(identity);
+            add(&source.principals, &source.not_principals, identity);
+            let namespace = Box::new(|value: &str| self.in_namespace(value));
+            add(&source.namespaces, &source.not_namespaces, namespace);
+            let account = Box::new(|value: &str| self.account(value));
             add(
                 &source.service_accounts,
                 &source.not_service_accounts,
-                Box::new(|value| self.account(value)),
+                account,
             );
             add(&source.ip_blocks, &source.not_ip_blocks, Box::new(address));
         }
@@ -124,62 +118,69 @@ impl Reader<'_> {
         all_ids(all)
     }
 
-    /// An operation under further conditions; without one any. `None` when it can never hold here.
+    /// An operation under further conditions; without one any.
     pub(super) fn operation(
         &self,
         operation: Option<&Operation>,
         conditions: &Conditions,
-    ) -> Option<Permission> {
+    ) -> Permission {
         let mut all = Vec::new();
         if let Some(operation) = operation {
-            let of_requests: [(&[String], &[String], fn(&str) -> Permission); 3] = [
-                (&operation.hosts, &operation.not_hosts, host),
-                (&operation.methods, &operation.not_methods, method),
-                (&operation.paths, &operation.not_paths, path),
-            ];
-            for (wanted, unwanted, read) in of_requests {
-                if wanted.is_empty() && unwanted.is_empty() {
-                    continue;
-                }
-                if self.seen(true).ok()? {
-                    both(&mut all, wanted, unwanted, read, any_rule, not_rule);
-                }
+            let mut add = |wanted: &[String], unwanted: &[String], read: fn(&str) -> Permission| {
+                both(&mut all, wanted, unwanted, read, any_rule, not_rule);
+            };
+            // What a rule that denies asks of a request is left out where there is none.
+            if self.sight == Sight::Requests {
+                add(&operation.hosts, &operation.not_hosts, host);
+                add(&operation.methods, &operation.not_methods, method);
+                add(&operation.paths, &operation.not_paths, path);
             }
-            let (wanted, unwanted) = (&operation.ports, &operation.not_ports);
-            both(&mut all, wanted, unwanted, port, any_rule, not_rule);
+            add(&operation.ports, &operation.not_ports, port);
         }
         all.extend(conditions.permissions.iter().cloned());
-        Some(all_rules(all))
+        all_rules(all)
     }
 
-    /// Whether a condition is looked at; an error when it must be and cannot.
-    fn seen(&self, on_request: bool) -> Result<bool, Unseen> {
-        match (on_request, self.sight, self.action) {
-            (false, _, _) | (true, Sight::Requests, _) => Ok(true),
-            (true, Sight::Connections, Action::Deny) => Ok(false),
-            (true, Sight::Connections, _) => Err(Unseen),
-        }
+    fn sees(&self, key: Key<'_>) -> bool {
+        self.sight == Sight::Requests || !matches!(key, Key::Header(_))
     }
 
-    fn of_caller(&self, key: &str) -> Option<Box<Caller<'_>>> {
+    fn of_caller(&self, key: Key<'_>) -> Option<Box<Caller<'_>>> {
         Some(match key {
-            "source.ip" => Box::new(address),
-            "source.principal" => Box::new(identity),
-            "source.namespace" => Box::new(|value| self.in_namespace(value)),
-            "source.serviceAccount" => Box::new(|value| self.account(value)),
+            Key::SourceIp => Box::new(address),
+            Key::SourcePrincipal => Box::new(identity),
+            Key::SourceNamespace => Box::new(|value| self.in_namespace(value)),
+            Key::SourceServiceAccount => Box::new(|value| self.account(value)),
             _ => return None,
         })
     }
 
-    /// Callers of a namespace.
+    /// Callers of a namespace, in whose name each star stands for any text.
     fn in_namespace(&self, value: &str) -> Principal {
-        let root = format!("spiffe://{}/ns/", self.trust_domain);
-        match pattern(value) {
-            Pattern::Any => authenticated(Some(wire::prefix(root))),
-            Pattern::Exact(name) => authenticated(Some(wire::prefix(format!("{root}{name}/")))),
-            Pattern::Prefix(name) => authenticated(Some(wire::prefix(format!("{root}{name}")))),
-            // No part of an identity contains a slash, so this is the end of the namespace.
-            Pattern::Suffix(name) => authenticated(Some(wire::contains(format!("{name}/sa/")))),
+        let trust_domain = self.trust_domain;
+        let root = format!("spiffe://{trust_domain}/ns/");
+        // A namespace has none but these: nothing else can match, and nothing else gets further.
+        let allowed = |byte: u8| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'*'
+        };
+        if !value.bytes().all(allowed) {
+            return nobody();
+        }
+        let parts: Vec<_> = value.split('*').collect();
+        // No part of an identity contains a slash, so `/sa/` ends the namespace.
+        match parts.as_slice() {
+            [name] => authenticated(wire::prefix(format!("{root}{name}/"))),
+            [name, ""] => authenticated(wire::prefix(format!("{root}{name}"))),
+            [first, middle @ .., last] => {
+                let middle: String = middle.iter().map(|part| format!("{part}[^/]*")).collect();
+                let namespace = format!("{first}[^/]*{middle}{last}");
+                let pattern = format!("spiffe://[^/]+/ns/{namespace}/sa/[^/]+");
+                all_ids(vec![
+                    authenticated(wire::prefix(root)),
+                    authenticated(wire::regex(&pattern)),
+                ])
+            }
+            [] => nobody(),
         }
     }
 
@@ -187,29 +188,28 @@ impl Reader<'_> {
     fn account(&self, value: &str) -> Principal {
         let (namespace, account) = value.split_once('/').unwrap_or((self.namespace, value));
         let trust_domain = self.trust_domain;
-        authenticated(Some(wire::exact(format!(
-            "spiffe://{trust_domain}/ns/{namespace}/sa/{account}"
-        ))))
+        let identity = format!("spiffe://{trust_domain}/ns/{namespace}/sa/{account}");
+        authenticated(wire::exact(identity))
     }
 }
 
 /// Reads a value as a condition on the caller.
 type Caller<'a> = dyn Fn(&str) -> Principal + 'a;
 
-fn of_call(key: &str) -> Option<Box<dyn Fn(&str) -> Permission + '_>> {
-    if let Some(name) = key
-        .strip_prefix("request.headers[")
-        .and_then(|rest| rest.strip_suffix(']'))
-    {
-        return Some(Box::new(move |value| header(name, value, false)));
-    }
+/// Reads a value as a condition on the call.
+type Call<'a> = dyn Fn(&str) -> Permission + 'a;
+
+fn of_call(key: Key<'_>) -> Option<Box<Call<'_>>> {
     Some(match key {
-        "destination.ip" => Box::new(|value| {
-            let network = network(value);
-            permission(network.map_or(never(), Permit::DestinationIp))
+        Key::Header(name) => Box::new(move |value| header(name, value, false)),
+        Key::DestinationPort => Box::new(port),
+        Key::DestinationIp => {
+            Box::new(|value| permission(network(value).map_or_else(never, Permit::DestinationIp)))
+        }
+        Key::Sni => Box::new(|value| match pattern(value) {
+            Pattern::Any => not_rule(permission(Permit::RequestedServerName(wire::exact("")))),
+            _ => permission(Permit::RequestedServerName(text(value))),
         }),
-        "destination.port" => Box::new(port),
-        "connection.sni" => Box::new(|value| permission(Permit::RequestedServerName(text(value)))),
         _ => return None,
     })
 }
@@ -218,24 +218,28 @@ fn of_call(key: &str) -> Option<Box<dyn Fn(&str) -> Permission + '_>> {
 
 fn identity(value: &str) -> Principal {
     authenticated(match pattern(value) {
-        Pattern::Any => None,
-        Pattern::Exact(text) => Some(wire::exact(format!("spiffe://{text}"))),
-        Pattern::Prefix(text) => Some(wire::prefix(format!("spiffe://{text}"))),
-        Pattern::Suffix(text) => Some(wire::suffix(text)),
+        Pattern::Any => wire::prefix("spiffe://"),
+        Pattern::Exact(text) => wire::exact(format!("spiffe://{text}")),
+        Pattern::Prefix(text) => wire::prefix(format!("spiffe://{text}")),
+        Pattern::Suffix(text) => wire::suffix(text),
     })
 }
 
-/// Somebody whose certificate was verified and matches.
-fn authenticated(matcher: Option<StringMatcher>) -> Principal {
+/// Somebody whose certificate was verified and names a matching identity.
+fn authenticated(matcher: StringMatcher) -> Principal {
     principal(Identifier::Authenticated(Authenticated {
-        principal_name: matcher,
+        principal_name: Some(matcher),
     }))
+}
+
+fn nobody() -> Principal {
+    not_id(principal(Identifier::Any(true)))
 }
 
 fn address(value: &str) -> Principal {
     match network(value) {
         Some(network) => principal(Identifier::DirectRemoteIp(network)),
-        None => not_id(principal(Identifier::Any(true))),
+        None => nobody(),
     }
 }
 
@@ -287,7 +291,7 @@ fn header(name: &str, value: &str, ignore_case: bool) -> Permission {
 
 /// A path without its query: as it is, by beginning or end, or by a template.
 fn path(value: &str) -> Permission {
-    if value.contains('{') {
+    if is_template(value) {
         let config = UriTemplateMatchConfig {
             path_template: value.replace("{**}", "**").replace("{*}", "*"),
         };
@@ -387,10 +391,10 @@ fn not_rule(rule: Permission) -> Permission {
 fn pattern(value: &str) -> Pattern<'_> {
     if value == "*" {
         Pattern::Any
-    } else if let Some(text) = value.strip_suffix('*') {
-        Pattern::Prefix(text)
     } else if let Some(text) = value.strip_prefix('*') {
         Pattern::Suffix(text)
+    } else if let Some(text) = value.strip_suffix('*') {
+        Pattern::Prefix(text)
     } else {
         Pattern::Exact(value)
     }

@@ -1,11 +1,10 @@
 //! What a `DestinationRule` says of connections, in Envoy's terms.
 
+use mesh_model::istio::Duration;
 use mesh_model::istio::destination_rule::{
-    ConnectionPool, ConsistentHash, DestinationRule, H2UpgradePolicy, HttpConnectionPool,
-    LoadBalancer, OutlierDetection, PortTrafficPolicy, SimpleLoadBalancer, TcpConnectionPool,
-    TrafficPolicy,
+    ConnectionPool, ConsistentHash, H2UpgradePolicy, HttpConnectionPool, LoadBalancer,
+    OutlierDetection, PortTrafficPolicy, SimpleLoadBalancer, TcpConnectionPool,
 };
-use mesh_model::istio::{Duration, PortSelector};
 use mesh_proto::envoy::config::cluster::v3 as cds;
 use mesh_proto::envoy::config::cluster::v3::cluster::{
     LbConfig, LbPolicy, LeastRequestLbConfig, MaglevLbConfig, RingHashLbConfig, RoundRobinLbConfig,
@@ -18,36 +17,8 @@ use mesh_proto::google::protobuf;
 use super::super::wire;
 use super::protocol::Http;
 
-/// The policy of a port, of a subset unless that is empty.
-///
-/// Each field of a subset replaces the rule's own; what is said of a port replaces everything,
-/// also by what it leaves out, as in Istio.
-pub(in super::super) fn effective(
-    rule: &DestinationRule,
-    subset: &str,
-    port: u16,
-) -> TrafficPolicy {
-    let whole = rule.traffic_policy.clone().unwrap_or_default();
-    let base = of_port(&whole, port).unwrap_or(whole);
-    let narrower = rule
-        .subsets
-        .iter()
-        .find(|known| !subset.is_empty() && known.name == subset)
-        .and_then(|known| known.traffic_policy.clone());
-    let Some(narrower) = narrower else {
-        return base;
-    };
-    of_port(&narrower, port).unwrap_or_else(|| TrafficPolicy {
-        load_balancer: narrower.load_balancer.or(base.load_balancer),
-        connection_pool: narrower.connection_pool.or(base.connection_pool),
-        outlier_detection: narrower.outlier_detection.or(base.outlier_detection),
-        tls: narrower.tls.or(base.tls),
-        ..TrafficPolicy::default()
-    })
-}
-
 /// Sets what a policy says of a cluster; TLS is set elsewhere.
-pub(super) fn apply(cluster: &mut cds::Cluster, http: &mut Http, policy: &TrafficPolicy) {
+pub(super) fn apply(cluster: &mut cds::Cluster, http: &mut Http, policy: &PortTrafficPolicy) {
     if let Some(pool) = &policy.connection_pool {
         limit(cluster, pool);
         if let Some(tcp) = &pool.tcp {
@@ -72,24 +43,6 @@ pub(super) fn apply(cluster: &mut cds::Cluster, http: &mut Http, policy: &Traffi
             });
         }
     }
-}
-
-fn of_port(policy: &TrafficPolicy, port: u16) -> Option<TrafficPolicy> {
-    let is_meant = |settings: &&PortTrafficPolicy| {
-        settings
-            .port
-            .as_ref()
-            .map(|PortSelector { number }| *number)
-            == Some(port)
-    };
-    let settings = policy.port_level_settings.iter().find(is_meant)?.clone();
-    Some(TrafficPolicy {
-        load_balancer: settings.load_balancer,
-        connection_pool: settings.connection_pool,
-        outlier_detection: settings.outlier_detection,
-        tls: settings.tls,
-        ..TrafficPolicy::default()
-    })
 }
 
 fn limit(cluster: &mut cds::Cluster, pool: &ConnectionPool) {
@@ -211,7 +164,7 @@ fn hashed(cluster: &mut cds::Cluster, hash: &ConsistentHash) {
         .map_or(0, |ring| ring.minimum_ring_size);
     cluster.lb_policy = LbPolicy::RingHash.into();
     cluster.lb_config = Some(LbConfig::RingHashLbConfig(RingHashLbConfig {
-        minimum_ring_size: long(size).or(long(hash.minimum_ring_size)),
+        minimum_ring_size: long(size).or_else(|| long(hash.minimum_ring_size)),
         ..Default::default()
     }));
 }
@@ -242,7 +195,7 @@ fn outlier(detection: &OutlierDetection) -> cds::OutlierDetection {
     let errors = detection.consecutive_errors;
     let of_server = detection
         .consecutive_5xx_errors
-        .or((errors > 0).then_some(errors));
+        .or_else(|| (errors > 0).then_some(errors));
     let of_gateway = detection.consecutive_gateway_errors;
     let of_connection = detection.consecutive_local_origin_failures;
     cds::OutlierDetection {

@@ -75,7 +75,7 @@ pub(super) fn hash_policy(
     subset: &str,
     port: u16,
 ) -> Vec<HashPolicy> {
-    let policy = view.traffic_policy(host, subset, port);
+    let policy = view.rules(host).policy(port, subset);
     let Some(hash) = policy
         .load_balancer
         .as_ref()
@@ -238,11 +238,12 @@ fn rewrite_to(action: &mut rds::RouteAction, rewrite: &Rewrite) {
 
 fn redirection(redirect: &Redirect) -> rds::RedirectAction {
     let text = |text: &String| (!text.is_empty()).then(|| text.clone());
-    let port = redirect.port.or(match redirect.derive_port {
+    let derived = match redirect.derive_port {
         Some(DerivePort::FromProtocolDefault) if redirect.scheme == "https" => Some(443),
         Some(DerivePort::FromProtocolDefault) => Some(80),
         _ => None,
-    });
+    };
+    let port = redirect.port.or(derived);
     rds::RedirectAction {
         host_redirect: redirect.authority.clone(),
         port_redirect: port.map_or(0, u32::from),
@@ -318,9 +319,7 @@ fn added(operations: &HeaderOperations) -> Vec<core::HeaderValueOption> {
         is_ordinary(name).then(|| core::HeaderValueOption {
             header: Some(core::HeaderValue {
                 key: name.clone(),
-                // To Envoy a percent sign begins a variable, and one that it does not know is
-                // refused together with everything around it.
-                value: value.replace('%', "%%"),
+                value: value.clone(),
                 ..Default::default()
             }),
             append_action: action.into(),

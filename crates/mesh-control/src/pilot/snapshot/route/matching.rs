@@ -65,7 +65,15 @@ fn header(name: &str, text: &StringMatch) -> rds::HeaderMatcher {
 }
 
 /// A header that must not match; one that is not there does not match.
+///
+/// The expression `*`, which is none, is Istio's other way to say that it must not be there.
 fn without(name: &str, text: &StringMatch) -> rds::HeaderMatcher {
+    let absent = StringMatch::default();
+    let text = if text.regex.as_deref() == Some("*") {
+        &absent
+    } else {
+        text
+    };
     rds::HeaderMatcher {
         invert_match: true,
         treat_missing_header_as_empty: string(text).is_some(),

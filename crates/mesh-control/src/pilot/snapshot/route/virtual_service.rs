@@ -1,8 +1,12 @@
 //! The routes of a host: its `VirtualService` in Envoy's terms, or everything to the service.
+//!
+//! Which routes hold for a caller and a port is the model's decision, the same that explains them.
 
-use mesh_model::istio::virtual_service::{
-    Destination, HttpMatch, HttpRoute, L4Match, RouteDestination, VirtualService,
-};
+use std::collections::BTreeMap;
+
+use mesh_model::istio::VirtualService;
+use mesh_model::istio::virtual_service::{Destination, HttpMatch, HttpRoute, RouteDestination};
+use mesh_model::route::{Caller, http_routes, tcp_routes};
 use mesh_model::{Host, Object, Service};
 use mesh_proto::envoy::config::route::v3 as rds;
 use mesh_proto::envoy::config::route::v3::route::Action;
@@ -11,31 +15,31 @@ use super::super::listener::Weighted;
 use super::super::{View, cluster};
 use super::{action, everything, matching, service_metadata, to};
 
-/// What a `VirtualService` means by itself when it names no gateway: every sidecar.
-const MESH: &str = "mesh";
-
 /// What routes are made for.
 pub(super) struct Target<'a> {
     /// Who calls.
     pub(super) view: &'a View<'a>,
     /// The object that says how, whose namespace short names are of.
-    pub(super) source: &'a Object<VirtualService>,
+    source: &'a Object<VirtualService>,
     /// The host that is called.
-    pub(super) host: &'a Host,
+    host: &'a Host,
     /// The port that is called.
-    pub(super) port: u16,
+    port: u16,
 }
+
+/// All callers of a namespace have the same routes: labels of one of them cannot be looked at.
+const NO_LABELS: &BTreeMap<String, String> = &BTreeMap::new();
 
 /// The routes of a service's port.
 pub(super) fn of_service(view: &View<'_>, service: &Service, port: u16) -> Vec<rds::Route> {
-    let source = view.virtual_service(&service.host);
-    if source.is_none_or(|source| source.spec.http.is_empty()) {
+    let routes = of_host(view, &service.host, port);
+    if routes.is_empty() {
         return vec![plain(view, service, port)];
     }
-    of_host(view, &service.host, port)
+    routes
 }
 
-/// The routes that a `VirtualService` gives a host, in its order; none if there is none.
+/// The routes that a `VirtualService` gives a host, in its order; none if nobody says anything.
 pub(super) fn of_host(view: &View<'_>, host: &Host, port: u16) -> Vec<rds::Route> {
     let Some(source) = view.virtual_service(host) else {
         return Vec::new();
@@ -46,42 +50,38 @@ pub(super) fn of_host(view: &View<'_>, host: &Host, port: u16) -> Vec<rds::Route
         host,
         port,
     };
+    let everything = HttpMatch::default();
     let mut routes = Vec::new();
-    for rule in &source.spec.http {
-        routes.extend(target.routes(rule));
-        // What stands behind a route for everything is never reached.
-        if routes.last().is_some_and(is_everything) {
-            break;
-        }
+    for candidate in http_routes(source, target.caller(), port) {
+        let conditions = candidate.conditions.unwrap_or_else(|| vec![&everything]);
+        routes.extend(
+            conditions
+                .into_iter()
+                .map(|condition| target.route(candidate.route, condition)),
+        );
     }
     routes
 }
 
-/// The clusters that connections to a TCP port are spread over.
+/// The clusters that connections to a TCP port are spread over; never none.
 pub(in super::super) fn connections(view: &View<'_>, service: &Service, port: u16) -> Weighted {
-    let own = || vec![(cluster::outbound_name(port, "", &service.host), 1)];
-    let Some(source) = view.virtual_service(&service.host) else {
-        return own();
-    };
-    let target = Target {
-        view,
-        source,
-        host: &service.host,
-        port,
-    };
-    let gateways = &source.spec.gateways;
-    let route = source.spec.tcp.iter().find(|route| {
-        let matches = |condition| target.takes_connection(condition, gateways);
-        is_mesh(gateways) && route.matches.is_empty() || route.matches.iter().any(matches)
+    let source = view.virtual_service(&service.host);
+    let routed = source.and_then(|source| {
+        let target = Target {
+            view,
+            source,
+            host: &service.host,
+            port,
+        };
+        let route = tcp_routes(source, target.caller(), port)
+            .into_iter()
+            .next()?;
+        Some(target.spread(&route.route.route))
     });
-    let clusters = match route {
-        Some(route) => target.spread(&route.route),
-        None => return own(),
-    };
-    if clusters.is_empty() {
-        vec![(cluster::BLACK_HOLE.to_owned(), 1)]
-    } else {
-        clusters
+    match routed {
+        Some(clusters) if clusters.is_empty() => vec![(cluster::BLACK_HOLE.to_owned(), 1)],
+        Some(clusters) => clusters,
+        None => vec![(cluster::outbound_name(port, "", &service.host), 1)],
     }
 }
 
@@ -101,18 +101,11 @@ fn plain(view: &View<'_>, service: &Service, port: u16) -> rds::Route {
 // === impl Target ===
 
 impl Target<'_> {
-    /// One route for each match of a rule, or one for everything.
-    fn routes(&self, rule: &HttpRoute) -> Vec<rds::Route> {
-        if rule.matches.is_empty() {
-            let route = is_mesh(&self.source.spec.gateways)
-                .then(|| self.route(rule, &HttpMatch::default()));
-            return route.into_iter().collect();
+    fn caller(&self) -> Caller<'_> {
+        Caller {
+            namespace: self.view.namespace.as_str(),
+            labels: NO_LABELS,
         }
-        rule.matches
-            .iter()
-            .filter(|condition| self.takes_request(condition))
-            .map(|condition| self.route(rule, condition))
-            .collect()
     }
 
     fn route(&self, rule: &HttpRoute, condition: &HttpMatch) -> rds::Route {
@@ -141,42 +134,10 @@ impl Target<'_> {
             .unwrap_or_else(|| self.host.clone())
     }
 
-    /// Whether a match can hold for this caller, on this port.
-    fn takes_request(&self, condition: &HttpMatch) -> bool {
-        let gateways = if condition.gateways.is_empty() {
-            &self.source.spec.gateways
-        } else {
-            &condition.gateways
-        };
-        is_mesh(gateways)
-            && condition.port.is_none_or(|port| port == self.port)
-            && self.is_caller(&condition.source_namespace)
-            // All callers of a namespace have the same routes: labels of one cannot be looked at.
-            && condition.source_labels.is_empty()
-    }
-
-    fn takes_connection(&self, condition: &L4Match, gateways: &[String]) -> bool {
-        let gateways = if condition.gateways.is_empty() {
-            gateways
-        } else {
-            &condition.gateways
-        };
-        is_mesh(gateways)
-            && condition.port.is_none_or(|port| port == self.port)
-            && self.is_caller(&condition.source_namespace)
-            && condition.source_labels.is_empty()
-            && condition.destination_subnets.is_empty()
-            && condition.source_subnet.is_empty()
-    }
-
-    fn is_caller(&self, namespace: &str) -> bool {
-        namespace.is_empty() || namespace == self.view.namespace.as_str()
-    }
-
     /// The host that a destination means.
-    pub(super) fn resolve(&self, destination: &Destination) -> Option<Host> {
+    fn resolve(&self, destination: &Destination) -> Option<Host> {
         let namespace = self.source.metadata.namespace.parse().ok()?;
-        self.view.mesh.resolve(&destination.host, &namespace)
+        Host::resolve(&destination.host, &namespace).ok()
     }
 
     /// The cluster of a destination: on the port that it names, else on the only port of its
@@ -206,14 +167,4 @@ impl Target<'_> {
             })
             .collect()
     }
-}
-
-/// Whether sidecars are meant.
-fn is_mesh(gateways: &[String]) -> bool {
-    gateways.is_empty() || gateways.iter().any(|gateway| gateway == MESH)
-}
-
-/// Whether nothing behind this route is reached.
-fn is_everything(route: &rds::Route) -> bool {
-    route.r#match.as_ref() == Some(&everything())
 }
