@@ -14,7 +14,7 @@ use tracing::{debug, info};
 
 use super::agents::{AgentRegistry, Refused, Registered, Registration};
 use super::wire::{describe, read_health, read_workload};
-use crate::pilot::caller::Caller;
+use crate::pilot::caller;
 
 /// Serves `mesh.agent.v1.Agents`.
 #[derive(Clone, Debug)]
@@ -53,7 +53,7 @@ impl Agents for AgentsService {
         &self,
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
-        let identity = Caller::workload(request.extensions())?;
+        let identity = caller::workload(request.extensions())?;
         let mut inbound = request.into_inner();
         let first = timeout(REGISTER_TIMEOUT, inbound.message());
         let first = first
