@@ -913,9 +913,11 @@ fn removal_leaves_nothing() {
             };
             pids.extend([pid, host::parent(pid)]);
         }
-        // What a supervisor and records that are gone leave behind.
+        // What a supervisor that is gone leaves behind, and one whose records are gone.
         host::kill(pids[1]);
-        fs::remove_dir_all(host.path("engine/groups/shop.web")).unwrap();
+        for group in ["shop.web", "shop.cart"] {
+            fs::remove_dir_all(host.path("engine/groups").join(group)).unwrap();
+        }
         let during = host.look(&engine);
         assert!(during.len() > before.len() + 4, "{during:?}");
 
