@@ -66,7 +66,7 @@ fn buckets_differ_in_nothing_but_their_addresses_and_routes() {
             }
             listeners += 1;
             assert_eq!(chains.len(), usize::from(BUCKETS), "{name}");
-            let plain: BTreeSet<_> = chains.iter().map(|chain| blurred(chain)).collect();
+            let plain: BTreeSet<_> = chains.iter().map(blurred).collect();
             assert_eq!(plain.len(), 1, "{name}");
             let exact: BTreeSet<_> = chains.iter().map(ToString::to_string).collect();
             assert_eq!(exact.len(), usize::from(BUCKETS), "{name}");
