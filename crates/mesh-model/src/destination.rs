@@ -45,14 +45,25 @@ pub fn rules_for<'a>(
         object.metadata.namespace == caller_namespace
             && (caller_namespace != root || object.spec.export_to == ["."])
     };
-    let of_service = |object: &Object<_>| object.metadata.namespace == service_namespace;
-    let of_root = |object: &Object<_>| object.metadata.namespace == root;
-    let steps: [&dyn Fn(&Object<DestinationRule>) -> bool; 3] = [&own, &of_service, &of_root];
-    steps
+    let rules = [
+        most_exact(visible.iter().copied().filter(|object| own(object)), host),
+        most_exact(in_namespace(&visible, service_namespace), host),
+        most_exact(in_namespace(&visible, root), host),
+    ];
+    rules
         .into_iter()
-        .map(|step| most_exact(visible.iter().copied().filter(|object| step(object)), host))
         .find(|rules| !rules.objects.is_empty())
         .unwrap_or_default()
+}
+
+fn in_namespace<'a>(
+    objects: &[&'a Object<DestinationRule>],
+    namespace: &str,
+) -> impl Iterator<Item = &'a Object<DestinationRule>> {
+    objects
+        .iter()
+        .copied()
+        .filter(move |object| object.metadata.namespace == namespace)
 }
 
 /// The rules with the most exact host that means `host`, the oldest first.

@@ -7,6 +7,8 @@ pub mod authorization_policy;
 pub mod destination_rule;
 pub mod duration;
 pub mod peer_authentication;
+#[cfg(feature = "schema")]
+pub mod schema;
 pub mod service_entry;
 pub mod shared;
 pub mod virtual_service;

@@ -57,6 +57,8 @@ impl fmt::Display for Problem {
     }
 }
 
+impl std::error::Error for Problem {}
+
 // === impl Problems ===
 
 impl Problems {

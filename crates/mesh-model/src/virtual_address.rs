@@ -202,8 +202,11 @@ mod tests {
     fn an_address_never_changes_between_versions() {
         let host: Host = "reviews.shop.mesh".parse().unwrap();
         let addresses = allocate(&BTreeMap::new(), [&host]).addresses[&host];
-        assert_eq!(addresses.v4.to_string(), "240.240.0.0");
-        assert_eq!(addresses.v6.to_string(), "");
+        assert_eq!(addresses.v4.to_string(), "240.240.192.185");
+        assert_eq!(
+            addresses.v6.to_string(),
+            "fd3f:8a61:c2d7:f0f0:c0b9:d708:1b55:67b5"
+        );
     }
 
     #[test]

@@ -1,1 +1,35 @@
 //! Container runtime control: one trait, a process engine on network namespaces, sidecar injection.
+//!
+//! ```text
+//! Runtime ◄── ProcessEngine: groups are network namespaces, units are supervised processes
+//!    ▲
+//! enrol ◄── InjectedGroup ◄── inject(Application, MeshFacts), a pure function
+//! ```
+
+mod capability;
+mod enrol;
+mod error;
+pub mod inject;
+mod name;
+mod order;
+pub mod process;
+mod redirect;
+mod runtime;
+mod spec;
+mod status;
+
+pub use capability::Capability;
+pub use enrol::{EnrolError, Enrolled, enrol};
+pub use error::RuntimeError;
+pub use inject::{Application, InjectedGroup, JoinToken, MeshFacts, Mode, inject};
+pub use name::Name;
+pub use order::{order, start_group};
+pub use process::{ProcessEngine, supervisor};
+pub use runtime::{
+    Adoption, Creation, ExecOutput, LogOptions, LogStream, Pending, Removal, Runtime, Start, Stop,
+};
+pub use spec::{
+    Attachment, Check, Condition, Contents, Dependency, DirectorySpec, Dns, FileSpec, GroupSpec,
+    NetworkSpec, Readiness, RestartPolicy, UnitSpec,
+};
+pub use status::{Addresses, Exit, Group, GroupStatus, UnitState, UnitStatus};

@@ -2,10 +2,10 @@
 
 use http::{Method, Request};
 use kube::Client;
-use mesh_model::kind::Kind;
+use mesh_model::Kind;
 use serde_json::Value;
 
-use super::documents::Files;
+use super::documents::{self, Files};
 use crate::connect::Connection;
 use crate::exit::{Failure, OK, Outcome};
 
@@ -19,7 +19,12 @@ pub(crate) struct Args {
     #[arg(requires = "kind")]
     names: Vec<String>,
     /// Remove what these files name instead.
-    #[arg(short = 'f', long = "filename", value_name = "FILE", conflicts_with = "kind")]
+    #[arg(
+        short = 'f',
+        long = "filename",
+        value_name = "FILE",
+        conflicts_with = "kind"
+    )]
     files: Vec<std::path::PathBuf>,
     /// Namespace of objects that name none.
     #[arg(short, long, default_value = "default")]
@@ -38,14 +43,16 @@ pub(crate) async fn run(args: &Args) -> Outcome {
         if args.names.is_empty() {
             return Err(Failure::usage("name at least one object"));
         }
-        let namespace = kind.namespaced.then_some(args.namespace.as_str());
-        let Some(version) = kind.versions.first() else { return Ok(OK.into()) };
-        let collection = kind.path(version, namespace);
+        let collection = documents::collection(kind, kind.version(), Some(&args.namespace));
         for name in &args.names {
             targets.push((label(kind, name), format!("{collection}/{name}")));
         }
     } else {
-        for document in (Files { files: args.files.clone() }).read()? {
+        for document in (Files {
+            files: args.files.clone(),
+        })
+        .read()?
+        {
             let place = document.place(&args.namespace)?;
             targets.push((place.label(), place.path()));
         }
@@ -59,7 +66,11 @@ pub(crate) async fn run(args: &Args) -> Outcome {
             Err(error) => failed.push(format!("{label}: {}", crate::exit::chain(&error))),
         }
     }
-    if failed.is_empty() { Ok(OK.into()) } else { Err(Failure::new(failed.join("\n"))) }
+    if failed.is_empty() {
+        Ok(OK.into())
+    } else {
+        Err(Failure::new(failed.join("\n")))
+    }
 }
 
 fn label(kind: &Kind, name: &str) -> String {

@@ -1,9 +1,11 @@
 //! `mesh get`: shows objects, in the server's own table or whole.
 
 use http::Request;
-use mesh_model::kind::{KINDS, Kind};
+use mesh_model::Kind;
+use mesh_model::kind::KINDS;
 use serde_json::Value;
 
+use super::documents;
 use crate::connect::Connection;
 use crate::exit::{Failure, OK, Outcome};
 use crate::output::{print_json, print_table};
@@ -39,30 +41,25 @@ enum Form {
 
 /// The kind that a person names, in any of its forms.
 pub(crate) fn kind(name: &str) -> Result<&'static Kind, Failure> {
-    let wanted = name.to_ascii_lowercase();
-    KINDS
-        .iter()
-        .find(|kind| {
-            kind.singular == wanted || kind.plural == wanted || kind.short_names.contains(&wanted.as_str())
-        })
-        .ok_or_else(|| {
-            let known: Vec<_> = KINDS.iter().map(|kind| kind.plural).collect();
-            Failure::usage(format!("`{name}` is no kind that the mesh serves"))
-                .with_hint(format!("the kinds are {}", known.join(", ")))
-        })
+    Kind::meant_by(name).ok_or_else(|| {
+        let known: Vec<_> = KINDS.iter().map(|kind| kind.plural).collect();
+        Failure::usage(format!("`{name}` is no kind that the mesh serves"))
+            .with_hint(format!("the kinds are {}", known.join(", ")))
+    })
 }
 
 pub(crate) async fn run(args: &Args) -> Outcome {
     let kind = kind(&args.kind)?;
-    let Some(version) = kind.versions.first() else {
-        return Err(Failure::new(format!("kind `{}` has no version", kind.kind)));
-    };
-    let namespace = (kind.namespaced && !args.all_namespaces).then_some(args.namespace.as_str());
-    let mut path = kind.path(version, namespace);
+    let namespace = (!args.all_namespaces).then_some(args.namespace.as_str());
+    let mut path = documents::collection(kind, kind.version(), namespace);
     if let Some(name) = &args.name {
         path = format!("{path}/{name}");
     }
-    let form = if args.json { Some(Form::Json) } else { args.output };
+    let form = if args.json {
+        Some(Form::Json)
+    } else {
+        args.output
+    };
     let accept = match form {
         None => "application/json;as=Table;v=v1;g=meta.k8s.io",
         Some(_) => "application/json",
@@ -72,7 +69,10 @@ pub(crate) async fn run(args: &Args) -> Outcome {
         .body(Vec::new())
         .map_err(|error| Failure::doing("making the request", &error))?;
     let client = args.connection.client().await?;
-    let found: Value = client.request(request).await.map_err(|error| Failure::of(&error))?;
+    let found: Value = client
+        .request(request)
+        .await
+        .map_err(|error| Failure::of(&error))?;
     match form {
         None => print_rows(&found, args.all_namespaces && kind.namespaced),
         Some(Form::Json) => print_json(&found)?,
@@ -96,7 +96,10 @@ fn print_rows(table: &Value, with_namespace: bool) {
         .map(|(index, _)| index)
         .collect();
     let title = |index: &usize| {
-        let name = columns.get(*index).and_then(|column| column.get("name")).and_then(Value::as_str);
+        let name = columns
+            .get(*index)
+            .and_then(|column| column.get("name"))
+            .and_then(Value::as_str);
         name.unwrap_or_default().to_uppercase()
     };
     let mut header: Vec<String> = shown.iter().map(title).collect();
@@ -109,15 +112,23 @@ fn print_rows(table: &Value, with_namespace: bool) {
         return;
     }
     let header: Vec<&str> = header.iter().map(String::as_str).collect();
-    print_table(&header, rows.iter().map(|row| {
-        let cell = |index: &usize| row.pointer(&format!("/cells/{index}")).map_or_else(String::new, plain);
-        let mut cells: Vec<String> = shown.iter().map(cell).collect();
-        if with_namespace {
-            let namespace = row.pointer("/object/metadata/namespace").and_then(Value::as_str);
-            cells.insert(0, namespace.unwrap_or_default().to_owned());
-        }
-        cells
-    }));
+    print_table(
+        &header,
+        rows.iter().map(|row| {
+            let cell = |index: &usize| {
+                row.pointer(&format!("/cells/{index}"))
+                    .map_or_else(String::new, plain)
+            };
+            let mut cells: Vec<String> = shown.iter().map(cell).collect();
+            if with_namespace {
+                let namespace = row
+                    .pointer("/object/metadata/namespace")
+                    .and_then(Value::as_str);
+                cells.insert(0, namespace.unwrap_or_default().to_owned());
+            }
+            cells
+        }),
+    );
 }
 
 fn plain(value: &Value) -> String {

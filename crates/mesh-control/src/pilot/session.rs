@@ -10,6 +10,8 @@
 //!   them again: they follow it unasked.
 //!   What may use a new cluster waits until clusters are acknowledged, which means warm;
 //! - a cluster goes only when the listeners and routes that replaced its users are acknowledged;
+//! - a server that has just started may not know everything again: from a client that comes back it
+//!   takes nothing away until it is told that it knows ([`Session::trust`]);
 //! - the resources of a refused response are sent again one by one, so that the good ones apply.
 
 mod subscription;
@@ -102,17 +104,22 @@ pub struct Session {
     types: [Subscription; ResourceType::ALL.len()],
     /// Whether the client had its time to ask for the types that it wants.
     expired: bool,
+    /// Whether what the snapshot lacks is gone.
+    trusted: bool,
 }
 
 impl Session {
     /// A stream that nothing was said on; `id` differs from that of the client's other streams.
-    pub fn new(id: u64) -> Self {
+    ///
+    /// What the snapshots lack is taken for gone at once, or only after [`Self::trust`].
+    pub fn new(id: u64, trusted: bool) -> Self {
         Self {
             id,
             responses: 0,
             target: None,
             types: Default::default(),
             expired: false,
+            trusted,
         }
     }
 
@@ -143,6 +150,19 @@ impl Session {
         let mut responses = Vec::new();
         self.advance(false, &mut responses);
         responses
+    }
+
+    /// What snapshots lack from here on is gone, not merely unknown yet.
+    pub fn trust(&mut self) -> Vec<Response> {
+        self.trusted = true;
+        let mut responses = Vec::new();
+        self.advance(false, &mut responses);
+        responses
+    }
+
+    /// Whether what snapshots lack is taken for gone.
+    pub fn is_trusted(&self) -> bool {
+        self.trusted
     }
 
     /// Whether something is kept back until the client acknowledges or asks for something else;
@@ -195,6 +215,9 @@ impl Session {
         let Some(target) = self.target.clone() else {
             return;
         };
+        if !self.trusted && self.would_take_away(&target) {
+            return;
+        }
         let mut update = |session: &mut Self, kind, removal| {
             let changes = session.at(kind).advance(&View::of(&target, kind), removal);
             if let Some(changes) = changes {
@@ -234,6 +257,14 @@ impl Session {
         if !is_used(self, Cluster) && !self.of(Cluster).is_holding() {
             release(self, Endpoint, responses);
         }
+    }
+
+    /// Whether a client that comes back would lose clusters or get other endpoints.
+    fn would_take_away(&self, target: &Snapshot) -> bool {
+        let endpoints = View::of(target, ResourceType::Endpoint);
+        let clusters = View::of(target, ResourceType::Cluster);
+        self.of(ResourceType::Endpoint).comes_with_other(&endpoints)
+            || self.of(ResourceType::Cluster).comes_with_more(&clusters)
     }
 
     /// Cuts changes into responses.

@@ -273,11 +273,19 @@ pub mod istio {
         }
     }
 }
+pub mod kubernetes {
+    include!("kubernetes.rs");
+}
 pub mod mesh {
     pub mod agent {
         pub mod v1 {
             include!("mesh.agent.v1.rs");
         }
+    }
+}
+pub mod openapi {
+    pub mod v2 {
+        include!("openapi.v2.rs");
     }
 }
 pub mod udpa {

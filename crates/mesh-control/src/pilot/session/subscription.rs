@@ -91,7 +91,12 @@ impl Subscription {
         for name in request.subscribe.drain(..) {
             if name == WILDCARD {
                 self.wildcard = true;
-                self.everything = !first;
+                if !first {
+                    self.everything = true;
+                    // A response of before may reach the client after it asked again.
+                    let sent = self.outstanding.iter().flat_map(|sent| &sent.resources);
+                    self.owed.extend(sent.map(|(name, _)| Arc::clone(name)));
+                }
                 continue;
             }
             let name = match target.and_then(|target| target.find(&name)) {
@@ -113,9 +118,7 @@ impl Subscription {
                     // The client wants to know whether the wildcard still gives it.
                     self.owed.insert(name);
                 } else {
-                    self.owed.remove(&name);
-                    self.held.remove(&name);
-                    self.rejected.remove(&name);
+                    self.forget(&name);
                 }
             }
         }
@@ -189,7 +192,8 @@ impl Subscription {
             .iter()
             .filter(|resource| self.is_subscribed(&resource.name))
             .filter(|resource| {
-                version(&resource.name) != Some(Some(resource.version))
+                self.everything
+                    || version(&resource.name) != Some(Some(resource.version))
                     || self.owed.contains(&resource.name)
                     || self.pushed.contains_key(&resource.name)
             })
@@ -360,6 +364,30 @@ impl Subscription {
         self.is_asked() && self.outstanding.is_empty() && self.rejected.is_empty()
     }
 
+    /// Whether the client came with names that `target` lacks and is not answered yet.
+    pub(super) fn comes_with_more(&self, target: &View) -> bool {
+        self.comes_with(|name, _| target.find(name).is_none())
+    }
+
+    /// Whether the client came with names that `target` lacks or has otherwise and is not answered
+    /// yet.
+    pub(super) fn comes_with_other(&self, target: &View) -> bool {
+        self.comes_with(|name, version| {
+            target
+                .find(name)
+                .is_none_or(|resource| parse_version(version) != Some(resource.version))
+        })
+    }
+
+    fn comes_with(&self, differs: impl Fn(&str, &str) -> bool) -> bool {
+        match &self.stage {
+            Stage::Asked(versions) => versions
+                .iter()
+                .any(|(name, version)| self.is_subscribed(name) && differs(name, version)),
+            Stage::Unasked | Stage::Answered => false,
+        }
+    }
+
     /// How things stand, in the words of a proxy's status.
     pub(super) fn state(&self) -> State {
         if self.is_pending() || matches!(self.stage, Stage::Asked(_)) {
@@ -399,8 +427,20 @@ impl Subscription {
         self.wildcard || self.names.contains(name)
     }
 
+    fn forget(&mut self, name: &str) {
+        if let Stage::Asked(versions) = &mut self.stage {
+            versions.remove(name);
+        }
+        self.owed.remove(name);
+        self.held.remove(name);
+        self.rejected.remove(name);
+    }
+
     fn forget_unsubscribed(&mut self) {
         let names = &self.names;
+        if let Stage::Asked(versions) = &mut self.stage {
+            versions.retain(|name, _| names.contains(name.as_str()));
+        }
         self.owed.retain(|name| names.contains(name));
         self.held.retain(|name, _| names.contains(name));
         self.rejected.retain(|name, _| names.contains(name));

@@ -54,6 +54,8 @@ struct Run {
     unjudged: BTreeMap<String, String>,
     /// Entries sent on this stream.
     entries: usize,
+    /// Whether new streams are those of a server that has just started.
+    young: bool,
 }
 
 const POOL: usize = 5;
@@ -130,7 +132,7 @@ impl Run {
             .names
             .insert("route-0".to_owned());
         let mut run = Self {
-            session: Session::new(0),
+            session: Session::new(0, true),
             streams: 0,
             client,
             inbox: VecDeque::new(),
@@ -138,6 +140,7 @@ impl Run {
             snapshot: None,
             unjudged: BTreeMap::new(),
             entries: 0,
+            young: false,
         };
         run.reconnect();
         run
@@ -145,7 +148,7 @@ impl Run {
 
     fn reconnect(&mut self) {
         self.streams += 1;
-        self.session = Session::new(self.streams);
+        self.session = Session::new(self.streams, !self.young);
         self.inbox.clear();
         self.unjudged.clear();
         self.entries = 0;
@@ -401,6 +404,54 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn a_young_server_that_knows_less_takes_nothing_away(
+        steps in steps(false, 1),
+        full in picture(false),
+        missing in 0..POOL,
+    ) {
+        let mut run = Run::new();
+        for step in steps {
+            run.step(step);
+        }
+        run.publish(full.clone());
+        run.settle();
+        run.step(Step::Expire);
+        run.settle();
+
+        let mut less = full.clone();
+        less.salts[0][missing] = None;
+        less.salts[1][missing] = None;
+        run.young = true;
+        run.publish(less.clone());
+        run.inbox.clear();
+        run.reconnect();
+        run.settle();
+        let expired = run.session.expire();
+        run.queue(expired);
+        run.settle();
+        for kind in [ResourceType::Cluster, ResourceType::Endpoint] {
+            let has: Vec<_> = run.client.of(kind).have.keys().cloned().collect();
+            prop_assert_eq!(has, full.resources(kind).into_keys().collect::<Vec<_>>());
+        }
+
+        run.publish(full);
+        run.settle();
+        run.assert_converged();
+        if less.salts != run.picture.salts {
+            prop_assert_eq!(run.entries, 0, "all is as it was");
+        }
+        let responses = run.session.trust();
+        run.queue(responses);
+        run.publish(less);
+        run.settle();
+        run.step(Step::Expire);
+        run.settle();
+        run.assert_converged();
+    }
+}
+
 fn two_clusters() -> Picture {
     let mut picture = Picture::default();
     picture.salts[0] = [Some(1), Some(1), None, None, None];
@@ -417,7 +468,7 @@ fn request(kind: ResourceType) -> Request {
 
 /// A session with a snapshot.
 fn session(picture: &Picture) -> Session {
-    let mut session = Session::new(1);
+    let mut session = Session::new(1, true);
     let sent = session.publish(Snapshot {
         shared: Arc::new(picture.layer(false)),
         own: Arc::new(picture.layer(true)),
@@ -428,7 +479,7 @@ fn session(picture: &Picture) -> Session {
 
 #[test]
 fn nothing_is_answered_before_the_first_snapshot() {
-    let mut session = Session::new(1);
+    let mut session = Session::new(1, true);
     let sent = session.receive(request(ResourceType::Cluster)).unwrap();
     assert!(sent.is_empty());
     let sent = session.publish(Snapshot::default());

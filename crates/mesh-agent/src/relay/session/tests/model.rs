@@ -69,6 +69,8 @@ struct PilotType {
     names: BTreeSet<String>,
     last: Versions,
     told_absent: BTreeSet<String>,
+    /// To be sent again, each alone, because they were refused together.
+    again: Vec<String>,
     pending: BTreeMap<String, DeltaDiscoveryResponse>,
 }
 
@@ -187,7 +189,14 @@ impl Pilot {
                 .pending
                 .remove(&request.response_nonce)
                 .expect("only what was sent on this stream is answered, and once");
+            let alone = answered.resources.len() + answered.removed_resources.len() <= 1;
             for one in answered.resources {
+                if request.error_detail.is_some()
+                    && !alone
+                    && state.last.get(&one.name) == Some(&one.version)
+                {
+                    state.again.push(one.name.clone());
+                }
                 let claim = (request.type_url.clone(), one.name, one.version);
                 assert!(
                     request.error_detail.is_some() || acknowledged.contains(&claim),
@@ -237,18 +246,27 @@ impl Pilot {
                 state.last.insert(one.name.clone(), one.version.clone());
                 state.told_absent.remove(&one.name);
             }
-            if changed.is_empty() && removed.is_empty() {
-                continue;
+            let mut parts = Vec::new();
+            for name in std::mem::take(&mut state.again) {
+                let is_changed = changed.iter().any(|one| one.name == name);
+                if let Some(version) = all.get(&name).filter(|_| !is_changed) {
+                    parts.push((vec![resource(&name, version)], BTreeSet::new()));
+                }
             }
-            self.nonces += 1;
-            let response = DeltaDiscoveryResponse {
-                removed_resources: removed.into_iter().collect(),
-                ..response(type_url, &format!("p{}", self.nonces), changed)
-            };
-            state
-                .pending
-                .insert(response.nonce.clone(), response.clone());
-            responses.push(response);
+            if !changed.is_empty() || !removed.is_empty() {
+                parts.push((changed, removed));
+            }
+            for (changed, removed) in parts {
+                self.nonces += 1;
+                let response = DeltaDiscoveryResponse {
+                    removed_resources: removed.into_iter().collect(),
+                    ..response(type_url, &format!("p{}", self.nonces), changed)
+                };
+                state
+                    .pending
+                    .insert(response.nonce.clone(), response.clone());
+                responses.push(response);
+            }
         }
         responses
     }

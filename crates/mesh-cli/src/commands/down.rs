@@ -1,0 +1,47 @@
+//! `mesh down`: removes what the process engine made, and nothing else.
+
+use mesh_runtime::Runtime as _;
+
+use crate::connect::Home;
+use crate::engine;
+use crate::exit::{Failure, OK, Outcome};
+
+/// Stop and remove every workload and the control plane of this machine.
+///
+/// The store and the keys stay, unless `--purge` is given.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Remove the state directory too: objects, keys, certificates.
+    #[arg(long)]
+    purge: bool,
+    #[command(flatten)]
+    home: Home,
+}
+
+pub(crate) async fn run(args: &Args) -> Outcome {
+    let home = &args.home.home;
+    if !home.exists() {
+        println!("nothing is there: {} does not exist", home.display());
+        return Ok(OK.into());
+    }
+    let engine = engine::open(home)?;
+    let groups = engine.list(&std::collections::BTreeMap::new()).await;
+    let groups = groups.map_err(|error| Failure::of(&error))?;
+    engine
+        .remove_all()
+        .await
+        .map_err(|error| Failure::of(&error))?;
+    for status in &groups {
+        println!(
+            "removed {} with {} units",
+            status.group.spec.name,
+            status.units.len()
+        );
+    }
+    if args.purge {
+        std::fs::remove_dir_all(home)
+            .map_err(|error| Failure::doing(format!("removing {}", home.display()), &error))?;
+        println!("removed {}", home.display());
+    }
+    Ok(OK.into())
+}

@@ -1,0 +1,95 @@
+//! The forms of PATCH.
+
+use http::HeaderMap;
+use json_patch::PatchOperation;
+use serde_json::Value;
+
+use super::kind::Kind;
+use super::status::Failure;
+
+mod strategic;
+
+/// What a PATCH wants, read but not yet applied.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Patch {
+    /// RFC 7386: fields to set, null to remove.
+    Merge(Value),
+    /// RFC 6902: a list of operations.
+    Json(Vec<PatchOperation>),
+    /// Kubernetes' own: as merge, but some lists are merged by a key.
+    Strategic(Value),
+}
+
+// === impl Patch ===
+
+impl Patch {
+    /// Reads a body by its media type.
+    ///
+    /// # Errors
+    ///
+    /// 415 for a form that is not served for the kind, 400 if the body is not of its form.
+    pub fn parse(headers: &HeaderMap, body: &[u8], kind: Kind) -> Result<Self, Failure> {
+        let media_type = super::body::media_type(headers);
+        match media_type.as_str() {
+            "application/merge-patch+json" => {
+                let value = super::body::json(body)?;
+                if !value.is_object() {
+                    return Err(Failure::bad_request("a merge patch must be an object"));
+                }
+                Ok(Self::Merge(value))
+            }
+            "application/json-patch+json" => {
+                let operations: Vec<PatchOperation> = serde_json::from_slice(body)
+                    .map_err(|error| Failure::bad_request(format!("json patch: {error}")))?;
+                if operations.len() > MAX_OPERATIONS {
+                    return Err(Failure::bad_request(format!(
+                        "json patch: {} operations, at most {MAX_OPERATIONS} are allowed",
+                        operations.len()
+                    )));
+                }
+                Ok(Self::Json(operations))
+            }
+            "application/strategic-merge-patch+json" if kind.istio().is_none() => {
+                let value = super::body::json(body)?;
+                if !value.is_object() {
+                    return Err(Failure::bad_request(
+                        "a strategic merge patch must be an object",
+                    ));
+                }
+                Ok(Self::Strategic(value))
+            }
+            other => {
+                let accepted = if kind.istio().is_some() {
+                    "application/json-patch+json, application/merge-patch+json"
+                } else {
+                    "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json"
+                };
+                Err(Failure::unsupported_media_type(other, accepted))
+            }
+        }
+    }
+
+    /// The object after the patch.
+    ///
+    /// # Errors
+    ///
+    /// 422 if it cannot be applied to this object.
+    pub fn apply(&self, object: &Value, kind: Kind) -> Result<Value, Failure> {
+        let mut object = object.clone();
+        match self {
+            Self::Merge(patch) => json_patch::merge(&mut object, patch),
+            Self::Json(operations) => {
+                json_patch::patch(&mut object, operations).map_err(|error| {
+                    let name = super::objects::name_of(&object);
+                    let problem = mesh_model::Problem::new("", error.to_string(), "applicable");
+                    Failure::invalid(kind, &name, &problem.into())
+                })?;
+            }
+            Self::Strategic(patch) => strategic::merge(&mut object, patch, kind)?,
+        }
+        Ok(object)
+    }
+}
+
+/// Each operation may copy the whole object: bounds work and memory, as Kubernetes does.
+const MAX_OPERATIONS: usize = 10_000;
