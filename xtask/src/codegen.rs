@@ -40,6 +40,7 @@ const FILES: &[&str] = &[
     "envoy/service/secret/v3/sds.proto",
     "etcd/rpc.proto",
     "istio/v1/auth/ca.proto",
+    "kubernetes/object.proto",
     "kubernetes/review.proto",
     "mesh/agent/v1/agent.proto",
     "openapi/v2/openapi.proto",

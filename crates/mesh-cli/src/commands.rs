@@ -1,5 +1,6 @@
 //! The verbs of `mesh`, one file each.
 
+mod agent;
 mod apply;
 mod delete;
 mod documents;
@@ -7,8 +8,12 @@ mod down;
 mod exec;
 mod get;
 mod kubeconfig;
+mod logs;
 mod redirect;
+mod run;
+mod server;
 mod status;
+mod supervise;
 mod token;
 mod unit;
 mod up;
@@ -36,6 +41,8 @@ pub(crate) enum Verb {
     Up(up::Args),
     Down(down::Args),
     Status(status::Args),
+    Run(run::Args),
+    Logs(logs::Args),
     Exec(exec::Args),
     /// Stop the units of a workload or of the control plane.
     Stop(unit::Args),
@@ -49,6 +56,10 @@ pub(crate) enum Verb {
     Token(token::Command),
     Kubeconfig(kubeconfig::Args),
     Redirect(redirect::Args),
+    Server(server::Args),
+    Agent(agent::Args),
+    #[command(hide = true)]
+    Supervise(supervise::Args),
 }
 
 /// Runs a verb.
@@ -57,6 +68,8 @@ pub(crate) fn run(verb: Verb) -> Outcome {
         Verb::Up(args) => wait(up::run(&args)),
         Verb::Down(args) => wait(down::run(&args)),
         Verb::Status(args) => wait(status::run(&args)),
+        Verb::Run(args) => wait(run::run(&args)),
+        Verb::Logs(args) => wait(logs::run(&args)),
         Verb::Exec(args) => wait(exec::run(&args)),
         Verb::Stop(args) => wait(unit::stop(&args)),
         Verb::Start(args) => wait(unit::start(&args)),
@@ -67,6 +80,9 @@ pub(crate) fn run(verb: Verb) -> Outcome {
         Verb::Token(command) => wait(token::run(&command)),
         Verb::Kubeconfig(args) => kubeconfig::run(&args),
         Verb::Redirect(args) => redirect::run(&args),
+        Verb::Server(args) => wait(server::run(&args)),
+        Verb::Agent(args) => wait(agent::run(&args)),
+        Verb::Supervise(args) => supervise::run(&args),
     }
 }
 

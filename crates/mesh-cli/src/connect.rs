@@ -10,7 +10,7 @@ use crate::exit::Failure;
 /// Which API server, as whom.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Connection {
-    /// Kubeconfig of the API server; the admin's in MESH_HOME unless given.
+    /// Kubeconfig of the API server; the admin's in `MESH_HOME` unless given.
     #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
     #[command(flatten)]

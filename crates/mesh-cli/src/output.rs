@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal as _;
 
-use comfy_table::{Table, presets};
+use comfy_table::{Table, presets::NOTHING};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
@@ -45,9 +45,7 @@ where
     R: IntoIterator<Item = String>,
 {
     let mut table = Table::new();
-    table
-        .load_preset(presets::NOTHING)
-        .set_header(header.iter().copied());
+    table.load_style(NOTHING).set_header(header.iter().copied());
     for row in rows {
         table.add_row(row);
     }

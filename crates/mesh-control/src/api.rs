@@ -13,8 +13,8 @@
 pub mod admission;
 pub mod authentication;
 pub mod authorization;
-pub mod bootstrap;
 mod body;
+pub mod bootstrap;
 pub mod cache;
 pub mod clock;
 mod discovery;
@@ -53,7 +53,7 @@ use cache::Cache;
 use clock::Clock;
 use listener::Listener;
 use objects::Objects;
-use openapi::Documents;
+use openapi::{Documents, Schemas};
 use router::Api;
 use status::Failure;
 use token::Tokens;
@@ -177,7 +177,8 @@ impl ApiServer {
 
         let clock = Clock::system();
         let store = Arc::clone(&config.store);
-        let objects = Objects::new(Arc::clone(&store), clock);
+        let schemas = Arc::new(Schemas::new());
+        let objects = Objects::new(Arc::clone(&store), clock, Arc::clone(&schemas));
         let seed = |failure: Failure| ApiError::Seed {
             reason: failure.message,
         };
@@ -193,8 +194,7 @@ impl ApiServer {
             (Arc::clone(&cache), Arc::clone(&tokens), Arc::clone(&store));
         let until = shutdown.clone();
         tasks.spawn(async move { following.follow(of_store, of_tokens, until).await });
-        let (of_objects, of_cache, until) =
-            (objects.clone(), Arc::clone(&cache), shutdown.clone());
+        let (of_objects, of_cache, until) = (objects.clone(), Arc::clone(&cache), shutdown.clone());
         tasks.spawn(namespaces::finish(of_objects, of_cache, until));
         let until = shutdown.clone();
         tasks.spawn(async move { compact_periodically(&*store, config.history, until).await });
@@ -204,7 +204,7 @@ impl ApiServer {
             cache: Arc::clone(&cache),
             tokens,
             clock,
-            documents: Documents::new(),
+            documents: Documents::new(&schemas),
             places: Semaphore::new(MAX_IN_FLIGHT),
             shutdown: shutdown.clone(),
         });

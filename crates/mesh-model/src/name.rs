@@ -132,6 +132,29 @@ pub(crate) fn is_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_label)
 }
 
+/// A domain name as Istio takes it in its kinds: either case, at most 255.
+pub(crate) fn is_domain(text: &str) -> bool {
+    text.len() <= 255 && text.split('.').all(is_label_of_either_case)
+}
+
+/// The same, and the first label may be `*` or begin with `*`.
+pub(crate) fn is_wildcard_domain(text: &str) -> bool {
+    let (first, rest) = text.split_once('.').unwrap_or((text, ""));
+    let first_is_right = match first.strip_prefix('*') {
+        Some(after) => {
+            let after = after.strip_prefix('-').unwrap_or(after);
+            first == "*" || is_label_of_either_case(after)
+        }
+        None => is_label_of_either_case(first),
+    };
+    let dotted = first.len() < text.len();
+    text.len() <= 255 && first_is_right && (!dotted || rest.split('.').all(is_label_of_either_case))
+}
+
+fn is_label_of_either_case(text: &str) -> bool {
+    is_label(&text.to_ascii_lowercase())
+}
+
 fn is_host(text: &str) -> bool {
     text.len() <= 253 && is_subdomain(text.strip_prefix("*.").unwrap_or(text))
 }

@@ -1,13 +1,11 @@
 //! Carrying out an injected group: namespace, rules, files, units, in this order.
 
-use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 
-use crate::inject::{InjectedGroup, JoinToken, Place, SidecarFiles};
+use crate::inject::{InjectedGroup, JoinToken, Place};
 use crate::order::start_units;
-use crate::redirect::{self, RedirectError};
 use crate::{Creation, Group, LogOptions, Name, Runtime, RuntimeError, UnitSpec};
 
 /// Why an application did not come up with its sidecar.
@@ -24,15 +22,6 @@ pub enum EnrolError {
         source: RuntimeError,
         /// The last lines of the unit that failed, if it was one.
         log: String,
-    },
-    /// The redirect rules could not be set.
-    #[error("redirect rules of group `{group}` could not be set")]
-    Rules {
-        /// The group.
-        group: Name,
-        /// Why.
-        #[source]
-        source: RedirectError,
     },
     /// It failed, and what was done already could not be undone.
     #[error("{undo}, after this: {first}")]
@@ -76,7 +65,12 @@ pub async fn enrol(
         .await
         .map_err(|source| failed(name, source, String::new()))?;
     match bring_up(runtime, injected, &group, token, limit).await {
-        Ok(()) => Ok(Enrolled { group, creation }),
+        Ok(()) => {
+            // With what it has learnt since: its rules are set.
+            let group = runtime.group(name).await;
+            let group = group.map_err(|source| failed(name, source, String::new()))?;
+            Ok(Enrolled { group, creation })
+        }
         Err(first) if creation == Creation::Created => match runtime.remove_group(name).await {
             Ok(_) => Err(first),
             Err(undo) => Err(EnrolError::NotUndone {
@@ -96,23 +90,23 @@ async fn bring_up(
     limit: Duration,
 ) -> Result<(), EnrolError> {
     let name = &group.spec.name;
-    let (Some(addresses), Some(namespace)) = (group.addresses, &group.namespace) else {
-        let source = RuntimeError::NotFound {
-            kind: "network namespace of group",
+    let without_log = |source| failed(name, source, String::new());
+    runtime
+        .redirect_group(name, &injected.policy)
+        .await
+        .map_err(without_log)?;
+    let addresses = group.addresses.ok_or_else(|| {
+        without_log(RuntimeError::NotFound {
+            kind: "address of group",
             name: name.to_string(),
-        };
-        return Err(failed(name, source, String::new()));
-    };
-    set_rules(injected, namespace).await?;
-    // Set again, they hold since the first time.
-    let before = SidecarFiles::from(group).rules_applied_at_millis();
-    let units = injected.units(&Place {
+        })
+    })?;
+    let place = Place {
         directory: &group.directory,
         addresses,
         token,
-        rules_applied_at_millis: before.unwrap_or_else(now_millis),
-    });
-    let units = units.map_err(|source| failed(name, source, String::new()))?;
+    };
+    let units = injected.units(&place).map_err(without_log)?;
     match start(runtime, name, &units, limit).await {
         Ok(()) => Ok(()),
         Err(source) => {
@@ -121,16 +115,6 @@ async fn bring_up(
             Err(failed(name, source, log))
         }
     }
-}
-
-async fn set_rules(injected: &InjectedGroup, namespace: &Path) -> Result<(), EnrolError> {
-    let (path, policy) = (namespace.to_path_buf(), injected.policy.clone());
-    let set = tokio::task::spawn_blocking(move || redirect::apply(&path, &policy)).await;
-    let set = set.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-    set.map_err(|source| EnrolError::Rules {
-        group: injected.group.name.clone(),
-        source,
-    })
 }
 
 async fn start(
@@ -177,9 +161,4 @@ fn failed(group: &Name, source: RuntimeError, log: String) -> EnrolError {
         source,
         log,
     }
-}
-
-fn now_millis() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }

@@ -12,7 +12,9 @@ use std::path::PathBuf;
 
 use mesh_model::{Namespace, Problems, ServiceAccount, ServiceName, TrustDomain, WorkloadService};
 
-pub use self::units::{Place, SidecarFiles};
+pub use self::units::{
+    APP_UNIT, Place, RULES_UNIT, SIDECAR_UNIT, STATE_DIRECTORY, SidecarFiles, VERDICT_FILE,
+};
 use crate::redirect::{self, Policy};
 use crate::{Attachment, Capability, Dns, GroupSpec, Name, Readiness, RestartPolicy};
 

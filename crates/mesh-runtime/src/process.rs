@@ -10,6 +10,7 @@ mod address;
 mod adopt;
 pub(crate) mod cgroup;
 mod family;
+mod files;
 mod group;
 pub(crate) mod identity;
 pub(crate) mod launch;
@@ -29,10 +30,11 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use self::address::EngineId;
 use self::record::Layout;
+use crate::redirect::Policy;
 use crate::{
     Adoption, Creation, ExecOutput, Group, GroupSpec, GroupStatus, LogOptions, LogStream, Name,
     NetworkSpec, Pending, Removal, Runtime, RuntimeError, Start, Stop, UnitSpec, UnitStatus,
@@ -91,7 +93,9 @@ impl ProcessEngine {
         let root = root.into();
         let failed =
             |error| RuntimeError::system(format!("open the engine in `{}`", root.display()), error);
-        record::make_directory(&root)?;
+        if !root.exists() {
+            record::make_directory(&root)?;
+        }
         // Supervisors start in `/` and must find what the engine wrote.
         let root = fs::canonicalize(&root).map_err(failed)?;
         let metadata = fs::metadata(&root).map_err(failed)?;
@@ -147,6 +151,11 @@ impl Runtime for ProcessEngine {
         self.blocking(move |engine| engine.create_network(&spec))
     }
 
+    fn network<'a>(&'a self, name: &'a Name) -> Pending<'a, NetworkSpec> {
+        let name = name.clone();
+        self.blocking(move |engine| engine.network(&name))
+    }
+
     fn remove_network<'a>(&'a self, name: &'a Name) -> Pending<'a, Removal> {
         let name = name.clone();
         self.blocking(move |engine| engine.remove_network(&name))
@@ -160,6 +169,11 @@ impl Runtime for ProcessEngine {
     fn group<'a>(&'a self, name: &'a Name) -> Pending<'a, Group> {
         let name = name.clone();
         self.blocking(move |engine| engine.group(&name))
+    }
+
+    fn redirect_group<'a>(&'a self, name: &'a Name, policy: &'a Policy) -> Pending<'a, Creation> {
+        let (name, policy) = (name.clone(), policy.clone());
+        self.blocking(move |engine| engine.redirect_group(&name, &policy))
     }
 
     fn remove_group<'a>(&'a self, name: &'a Name) -> Pending<'a, Removal> {
@@ -256,6 +270,12 @@ impl Runtime for ProcessEngine {
     fn remove_all(&self) -> Pending<'_, ()> {
         Box::pin(self.remove_everything())
     }
+}
+
+/// The time, in milliseconds since 1970 (UTC).
+fn now_millis() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }
 
 // === impl Engine ===

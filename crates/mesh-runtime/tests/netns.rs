@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use mesh_runtime::inject::SidecarFiles;
 use mesh_runtime::{
-    Condition, Creation, Dependency, Dns, EnrolError, Exit, FileSpec, JoinToken, LogOptions,
-    NetworkSpec, Readiness, Removal, RestartPolicy, Runtime as _, RuntimeError, Start, Stop,
-    UnitState, enrol, inject, start_group,
+    Condition, Creation, Dependency, DirectorySpec, Dns, EnrolError, Exit, FileSpec, JoinToken,
+    LogOptions, NetworkSpec, Readiness, Removal, RestartPolicy, Runtime as _, RuntimeError, Start,
+    Stop, UnitState, enrol, inject, start_group,
 };
 
 use self::host::{name, on_a_host};
@@ -119,7 +119,7 @@ fn links_are_named_by_engine_and_group_and_carry_the_group_as_alias() {
 }
 
 #[test]
-fn everything_can_be_asked_for_twice_and_not_differently() {
+fn everything_can_be_asked_for_twice() {
     on_a_host(async |host| {
         let engine = host.engine();
         let network = NetworkSpec::mesh();
@@ -131,6 +131,7 @@ fn everything_can_be_asked_for_twice_and_not_differently() {
             engine.create_network(&network).await.unwrap(),
             Creation::Exists
         );
+        assert_eq!(engine.network(&network.name).await.unwrap(), network);
         let spec = host::group_spec("shop.web");
         let (creation, group) = engine.create_group(&spec).await.unwrap();
         assert_eq!(creation, Creation::Created);
@@ -156,29 +157,6 @@ fn everything_can_be_asked_for_twice_and_not_differently() {
             Start::AlreadyRunning
         );
 
-        let mut other = network.clone();
-        other.v4 = "10.99.0.0/16".parse().unwrap();
-        let error = engine.create_network(&other).await.unwrap_err();
-        assert!(
-            matches!(
-                error,
-                RuntimeError::Differs {
-                    kind: "network",
-                    ..
-                }
-            ),
-            "{error}"
-        );
-        let mut other = unit.clone();
-        other.command = vec!["true".to_owned()];
-        let error = engine.create_unit(&spec.name, &other).await.unwrap_err();
-        assert!(
-            matches!(error, RuntimeError::Differs { kind: "unit", .. }),
-            "{error}"
-        );
-        let error = engine.remove_network(&network.name).await.unwrap_err();
-        assert!(matches!(error, RuntimeError::InUse { .. }), "{error}");
-
         assert_eq!(
             engine.stop_unit(&spec.name, &unit.name).await.unwrap(),
             Stop::Stopped
@@ -203,6 +181,40 @@ fn everything_can_be_asked_for_twice_and_not_differently() {
             engine.remove_network(&network.name).await.unwrap(),
             Removal::Absent
         );
+    });
+}
+
+#[test]
+fn what_is_there_is_not_changed_by_asking_differently() {
+    on_a_host(async |host| {
+        let engine = host.engine();
+        let network = NetworkSpec::mesh();
+        engine.create_network(&network).await.unwrap();
+        let spec = host.group(&engine, "shop.web").await.spec;
+        let unit = host::unit("app", &["sleep", "100"]);
+        engine.create_unit(&spec.name, &unit).await.unwrap();
+        let mut other = network.clone();
+        other.v4 = "10.99.0.0/16".parse().unwrap();
+        let error = engine.create_network(&other).await.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                RuntimeError::Differs {
+                    kind: "network",
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        let mut other = unit.clone();
+        other.command = vec!["true".to_owned()];
+        let error = engine.create_unit(&spec.name, &other).await.unwrap_err();
+        assert!(
+            matches!(error, RuntimeError::Differs { kind: "unit", .. }),
+            "{error}"
+        );
+        let error = engine.remove_network(&network.name).await.unwrap_err();
+        assert!(matches!(error, RuntimeError::InUse { .. }), "{error}");
     });
 }
 
@@ -409,7 +421,118 @@ fn stopping_ends_what_forked_away_and_what_ignores_term() {
         assert!(!host::runs(orphan));
         let status = engine.status(&group, &unit.name).await.unwrap();
         assert_eq!(status.state, UnitState::Stopped);
-        assert!(!host.has_cgroups(&engine));
+    });
+}
+
+#[test]
+fn where_only_version_one_of_cgroups_is_units_are_kept_in_a_controller() {
+    on_a_host(async |host| {
+        host::unmount_cgroups(|kind| kind == "cgroup2");
+        orphans_end_with_their_unit(host).await;
+    });
+}
+
+#[test]
+fn where_no_cgroups_are_orphans_are_found_by_parentage() {
+    on_a_host(async |host| {
+        host::unmount_cgroups(|_| true);
+        orphans_end_with_their_unit(host).await;
+    });
+}
+
+async fn orphans_end_with_their_unit(host: &host::Host) {
+    let engine = host.engine();
+    let group = host.host_group(&engine, "g").await;
+    let pid = host.path("pid");
+    let script = format!(
+        "setsid sh -c 'sleep 100 & echo $! > {}'; exec sleep 100",
+        pid.display()
+    );
+    let mut unit = host::unit("app", &["sh", "-c", &script]);
+    unit.readiness = Some(Readiness::command(["test", "-s", pid.to_str().unwrap()]));
+    engine.create_unit(&group, &unit).await.unwrap();
+    engine.start_unit(&group, &unit.name).await.unwrap();
+    engine.wait_ready(&group, &unit.name, SOON).await.unwrap();
+    let orphan: u32 = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+    assert!(host::runs(orphan));
+    engine.stop_unit(&group, &unit.name).await.unwrap();
+    assert!(!host::runs(orphan));
+}
+
+#[test]
+fn root_follows_no_link_that_the_owner_of_a_directory_put_there() {
+    on_a_host(async |host| {
+        use std::os::unix::fs::MetadataExt as _;
+        let engine = host.engine();
+        let group = host.host_group(&engine, "g").await;
+        let own = engine.directory_of(&group).join("sidecar");
+        let mut unit = host::unit("app", &["true"]);
+        unit.directories = [own.clone(), own.join("state")]
+            .map(|path| DirectorySpec {
+                path,
+                mode: 0o700,
+                uid: 1337,
+                gid: 1337,
+            })
+            .into();
+        engine.create_unit(&group, &unit).await.unwrap();
+        assert_eq!(fs::metadata(&own).unwrap().uid(), 1337);
+        let victim = host.path("victim");
+        fs::create_dir(&victim).unwrap();
+        fs::remove_dir(own.join("state")).unwrap();
+        std::os::unix::fs::symlink(&victim, own.join("state")).unwrap();
+        let error = engine.create_unit(&group, &unit).await.unwrap_err();
+        assert!(matches!(error, RuntimeError::System { .. }), "{error}");
+        assert_eq!(fs::metadata(&victim).unwrap().uid(), 0);
+    });
+}
+
+#[test]
+fn a_program_that_its_user_cannot_reach_is_refused_by_the_directory_in_the_way() {
+    on_a_host(async |host| {
+        let engine = host.engine();
+        let group = host.host_group(&engine, "g").await;
+        let private = host.path("private");
+        fs::create_dir(&private).unwrap();
+        rustix::fs::chmod(&private, rustix::fs::Mode::from_raw_mode(0o700)).unwrap();
+        let mut unit = host::unit("app", &[private.join("program").to_str().unwrap()]);
+        unit.uid = 1337;
+        let error = engine.create_unit(&group, &unit).await.unwrap_err();
+        let text = format!(
+            "user 1337 cannot pass through directory `{}` (mode 0700)",
+            private.display()
+        );
+        assert_eq!(error.to_string(), text);
+    });
+}
+
+#[test]
+fn a_group_that_cannot_be_made_leaves_nothing() {
+    on_a_host(async |host| {
+        let engine = host.engine();
+        let spec = host::group_spec("shop.web");
+        let error = engine.create_group(&spec).await.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                RuntimeError::NotFound {
+                    kind: "network",
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        engine.create_network(&NetworkSpec::mesh()).await.unwrap();
+        // Without its bridge the cable has no other end.
+        host::ip(&["link", "del", "mesh0"]);
+        let before = host.look(&engine);
+        let error = engine.create_group(&spec).await.unwrap_err();
+        assert!(
+            error.to_string().contains("connect group `shop.web`"),
+            "{error}"
+        );
+        assert_eq!(host.look(&engine), before);
+        assert!(!host.path("engine/groups/shop.web").exists());
     });
 }
 
@@ -732,7 +855,7 @@ fn the_first_connection_of_an_enrolled_application_arrives_at_its_sidecar() {
         let files = SidecarFiles::from(&enrolled.group);
         let sidecar = engine.status(&group, &name("sidecar")).await.unwrap();
         let app = engine.status(&group, &name("app")).await.unwrap();
-        let rules = files.rules_applied_at_millis();
+        let rules = enrolled.group.rules_applied_at_millis;
         assert!(rules.is_some() && rules <= sidecar.started_at_millis);
         assert!(sidecar.ready_at_millis <= app.started_at_millis);
         let verdict = fs::read_to_string(files.verdict()).unwrap();
@@ -744,7 +867,7 @@ fn the_first_connection_of_an_enrolled_application_arrives_at_its_sidecar() {
         assert_eq!(again.creation, Creation::Exists);
         assert_eq!(engine.status(&group, &name("app")).await.unwrap(), app);
         assert_eq!(fs::read_to_string(files.token()).unwrap(), "token-2");
-        assert_eq!(files.rules_applied_at_millis(), rules);
+        assert_eq!(again.group.rules_applied_at_millis, rules);
     });
 }
 

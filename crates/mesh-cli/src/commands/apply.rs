@@ -63,10 +63,10 @@ async fn apply(client: &Client, document: &Document, args: &Args) -> Result<Stri
             if patch.is_empty() {
                 return Ok(format!("{} unchanged", place.label()));
             }
-            let path = format!("{}{query}", place.path());
+            let target = format!("{}{query}", place.path());
             (
                 "configured",
-                send(client, Method::PATCH, &path, Some(&patch.into())).await,
+                send(client, Method::PATCH, &target, Some(&patch.into())).await,
             )
         }
         Err(error) if is_not_found(&error) => {

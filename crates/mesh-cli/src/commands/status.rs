@@ -48,7 +48,9 @@ pub(crate) async fn run(args: &Args) -> Outcome {
         return Ok(OK.into());
     }
     print_groups(&status);
-    wrong.iter().for_each(|line| println!("{line}"));
+    for line in &wrong {
+        println!("{line}");
+    }
     Ok(ExitCode::from(if wrong.is_empty() { OK } else { DRIFT }))
 }
 

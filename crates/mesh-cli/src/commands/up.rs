@@ -60,7 +60,7 @@ pub(crate) async fn run(args: &Args) -> Outcome {
         separate: args.separate,
         certificate_ttl: args.certificate_ttl,
     };
-    let group = plan.group()?;
+    let group = Plan::group()?;
     engine.create_group(&group).await.map_err(of)?;
     for unit in plan.units()? {
         let state = match engine.create_unit(&group.name, &unit).await.map_err(of)? {

@@ -51,12 +51,12 @@ pub(crate) fn run(args: &Args) -> Outcome {
                 "invalid"
             };
             println!("{document}: {state}");
-            problems
-                .iter()
-                .for_each(|problem| println!("  error: {problem}"));
-            warnings
-                .iter()
-                .for_each(|warning| println!("  warning: {warning}"));
+            for problem in problems {
+                println!("  error: {problem}");
+            }
+            for warning in warnings {
+                println!("  warning: {warning}");
+            }
         }
     }
     let bad = verdicts.iter().any(|verdict| !verdict.problems.is_empty());

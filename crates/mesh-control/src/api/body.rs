@@ -41,6 +41,7 @@ pub(super) fn object(headers: &HeaderMap, body: &[u8]) -> Result<Value, Failure>
     match media_type(headers).as_str() {
         "application/json" => json(body),
         "application/yaml" => yaml(body),
+        super::protobuf::MEDIA_TYPE => super::protobuf::read(body),
         other => Err(Failure::unsupported_media_type(
             other,
             "application/json, application/yaml",

@@ -17,6 +17,7 @@ use super::admission::{Addressed, address, prepare_create, prepare_update};
 use super::authentication::User;
 use super::clock::Clock;
 use super::kind::Kind;
+use super::openapi::Schemas;
 use super::selector::Selector;
 use super::status::Failure;
 use super::validation::{FieldValidation, check};
@@ -32,6 +33,7 @@ pub use deletion::Deletion;
 pub struct Objects {
     store: Arc<dyn Store>,
     clock: Clock,
+    schemas: Arc<Schemas>,
 }
 
 /// How a write is meant.
@@ -97,8 +99,12 @@ struct Token {
 
 impl Objects {
     /// The objects of this store.
-    pub fn new(store: Arc<dyn Store>, clock: Clock) -> Self {
-        Self { store, clock }
+    pub fn new(store: Arc<dyn Store>, clock: Clock, schemas: Arc<Schemas>) -> Self {
+        Self {
+            store,
+            clock,
+            schemas,
+        }
     }
 
     /// The store itself.
@@ -194,7 +200,7 @@ impl Objects {
         let kind = to.kind;
         address(&mut object, to)?;
         prepare_create(&mut object, kind, self.clock)?;
-        let warnings = check(kind, to.version, &object, write.validation)?;
+        let warnings = check(kind, to.version, &object, write.validation, &self.schemas)?;
         let name = name_of(&object);
         let namespace = to.namespace.filter(|_| kind.namespaced);
         self.check_grant(kind, namespace, None, &object, write)
@@ -232,7 +238,11 @@ impl Objects {
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(Failure::conflict(kind, &name, "its namespace keeps changing"))
+        Err(Failure::conflict(
+            kind,
+            &name,
+            "its namespace keeps changing",
+        ))
     }
 
     /// Changes an object by a function of what is stored.
@@ -261,7 +271,7 @@ impl Objects {
             }
             prepare_update(&mut new, &old, kind, is_status)?;
             set_revision(&mut new, entry.revision);
-            let warnings = check(kind, to.version, &new, write.validation)?;
+            let warnings = check(kind, to.version, &new, write.validation, &self.schemas)?;
             if new == old {
                 return Ok(Written {
                     object: old,
@@ -420,7 +430,11 @@ pub fn name_of(object: &Value) -> String {
 /// 422 if it does not.
 pub fn check_replacement(object: &Value, kind: Kind) -> Result<(), Failure> {
     if kind.istio().is_some() && insisted_revision(object).is_none() {
-        let problem = Problem::new("metadata.resourceVersion", "", "specified, as an update needs");
+        let problem = Problem::new(
+            "metadata.resourceVersion",
+            "",
+            "specified, as an update needs",
+        );
         return Err(Failure::invalid(kind, &name_of(object), &problem.into()));
     }
     Ok(())

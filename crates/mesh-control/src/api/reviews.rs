@@ -15,7 +15,7 @@ use super::request::Place;
 use super::router::Api;
 use super::status::Failure;
 use super::token::{API_AUDIENCE, JOIN_AUDIENCE, MAX_SECONDS, MIN_SECONDS, Order};
-use super::{body, protobuf};
+use super::body;
 
 /// A question of either form; each kind uses its part.
 #[derive(Default, Deserialize)]
@@ -72,7 +72,7 @@ pub(super) async fn answer(
     headers: &HeaderMap,
     content: &[u8],
 ) -> Result<Value, Failure> {
-    let mut review = read(headers, content)?;
+    let mut review = body::object(headers, content)?;
     let question: Question = serde_json::from_value(review.clone())
         .map_err(|error| Failure::bad_request(format!("the review: {error}")))?;
     let spec = question.spec;
@@ -130,7 +130,7 @@ pub(super) async fn token_request(
     let value = if content.is_empty() {
         json!({})
     } else {
-        read(headers, content)?
+        body::object(headers, content)?
     };
     let question: Question = serde_json::from_value(value)
         .map_err(|error| Failure::bad_request(format!("TokenRequest: {error}")))?;
@@ -190,13 +190,6 @@ pub(super) async fn token_request(
             "expirationTimestamp": clock::text(issued.expires),
         },
     }))
-}
-
-fn read(headers: &HeaderMap, content: &[u8]) -> Result<Value, Failure> {
-    if body::media_type(headers) == protobuf::MEDIA_TYPE {
-        return protobuf::read_review(content);
-    }
-    body::object(headers, content)
 }
 
 async fn token_review(api: &Api, spec: &Spec) -> Result<Value, Failure> {

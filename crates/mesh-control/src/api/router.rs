@@ -37,11 +37,7 @@ pub(super) struct Api {
 }
 
 /// Answers a request; whatever happens, it is answered.
-pub(super) async fn respond(
-    api: Arc<Api>,
-    peer: Peer,
-    request: Request<Body>,
-) -> Response<Body> {
+pub(super) async fn respond(api: Arc<Api>, peer: Peer, request: Request<Body>) -> Response<Body> {
     let method = request.method().clone();
     let answered = AssertUnwindSafe(api.answer(&peer, request))
         .catch_unwind()
@@ -63,11 +59,7 @@ pub(super) async fn respond(
 // === impl Api ===
 
 impl Api {
-    async fn answer(
-        &self,
-        peer: &Peer,
-        request: Request<Body>,
-    ) -> Result<Response<Body>, Failure> {
+    async fn answer(&self, peer: &Peer, request: Request<Body>) -> Result<Response<Body>, Failure> {
         let call = Call::parse(request.method(), request.uri())?;
         if call.verb.is_empty() {
             return Err(Failure::method_not_allowed());
@@ -126,7 +118,7 @@ impl Api {
         request: Request<Body>,
     ) -> Result<Response<Body>, Failure> {
         match &call.target {
-            Target::Path(path) => self.path(path, &request),
+            Target::Path(path) => self.path(path, call, &request),
             Target::Objects(place) if reviews::is_review(place) => {
                 if call.verb != "create" {
                     return Err(Failure::method_not_allowed());
@@ -159,9 +151,14 @@ impl Api {
     }
 
     /// Discovery and schemas.
-    fn path(&self, path: &str, request: &Request<Body>) -> Result<Response<Body>, Failure> {
+    fn path(
+        &self,
+        path: &str,
+        call: &Call,
+        request: &Request<Body>,
+    ) -> Result<Response<Body>, Failure> {
         let known = discovery::answer(path, request.headers())
-            .or_else(|| self.documents.answer(path, request.headers()));
+            .or_else(|| self.documents.answer(path, &call.query));
         let Some(response) = known else {
             return Err(Failure::no_such_path());
         };

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::kind::{Kind, RBAC_GROUP};
 use super::objects::name_of;
+use super::openapi::Schemas;
 use super::request::Query;
 use super::status::Failure;
 
@@ -62,11 +63,12 @@ pub fn check(
     version: &str,
     object: &Value,
     validation: FieldValidation,
+    schemas: &Schemas,
 ) -> Result<Vec<String>, Failure> {
     let mut findings = Findings::default();
     check_metadata(kind, object, &mut findings.problems);
     match kind.istio() {
-        None => kubernetes::check(kind, object, &mut findings),
+        None => kubernetes::check(kind, object, schemas, &mut findings),
         Some(istio) => check_istio(istio, object, &mut findings),
     }
     let name = name_of(object);
@@ -135,7 +137,9 @@ fn check_metadata(kind: Kind, object: &Value, problems: &mut Problems) {
             "a DNS subdomain (labels of a-z, 0-9, `-`, joined by `.`; at most 253)",
         ));
     }
-    check_map(metadata, "labels", problems, |value| is_label_value(value).then_some(()).ok_or("a label value (a-z, A-Z, 0-9, `-`, `_`, `.`; at most 63; begins and ends with a letter or digit)"));
+    check_map(metadata, "labels", problems, |value| {
+        is_label_value(value).then_some(()).ok_or("a label value (a-z, A-Z, 0-9, `-`, `_`, `.`; at most 63; begins and ends with a letter or digit)")
+    });
     check_map(metadata, "annotations", problems, |_| Ok(()));
     let size: usize = metadata["annotations"]
         .as_object()

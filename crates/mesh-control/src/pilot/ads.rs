@@ -4,6 +4,8 @@
 //! not read, its session sees neither requests nor snapshots, holds at most what it was about to
 //! send, and nobody waits for it.
 
+#[cfg(any(test, feature = "test-util"))]
+pub mod client;
 mod codec;
 
 use std::collections::{HashMap, VecDeque};
@@ -353,3 +355,6 @@ fn lock(session: &Mutex<Session>) -> MutexGuard<'_, Session> {
 
 const DELTA_PATH: &str =
     "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+
+#[cfg(test)]
+mod tests;

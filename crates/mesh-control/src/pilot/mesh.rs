@@ -6,7 +6,6 @@
 
 pub mod address;
 mod entry;
-mod name;
 mod policy;
 mod registered;
 mod scope;
@@ -17,17 +16,17 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use mesh_model::destination::{self, HostRules};
 use mesh_model::istio::{
     AuthorizationPolicy, DestinationRule, PeerAuthentication, ServiceEntry, VirtualService,
     WorkloadEntry,
 };
 use mesh_model::service::VirtualAddresses;
-use mesh_model::{Health, Host, Namespace, Object, ObjectMeta, TrustDomain, Workload, WorkloadId};
+use mesh_model::{
+    Health, Host, Namespace, Object, ObjectMeta, TrustDomain, Workload, WorkloadId, route,
+};
 
 pub use entry::Entry;
-pub use scope::Exported;
-
-use name::Names;
 use scope::ByHost;
 
 /// What the API server holds, typed: everything that configures proxies but the workloads.
@@ -85,7 +84,6 @@ pub struct Mesh {
     /// What contradicts itself or is left out, in a fixed order.
     pub warnings: Vec<Warning>,
     workloads: BTreeMap<WorkloadId, (Workload, Health)>,
-    names: Names,
     virtual_services: ByHost<VirtualService>,
     destination_rules: ByHost<DestinationRule>,
     peer_authentications: Vec<Arc<Object<PeerAuthentication>>>,
@@ -115,8 +113,7 @@ impl Mesh {
             .collect();
         let mut warnings = Vec::new();
         let mut drafts = registered::services(&workloads, &config.trust_domain, &mut warnings);
-        let names = Names::of(workloads.values().map(|(workload, _)| &workload.namespace));
-        service_entry::add(config, &workloads, &names, &mut drafts, &mut warnings);
+        service_entry::add(config, &workloads, &mut drafts, &mut warnings);
 
         let mut mesh = Self {
             trust_domain: config.trust_domain.clone(),
@@ -138,9 +135,8 @@ impl Mesh {
             }
             mesh.entries.insert(host, entry.finished());
         }
-        mesh.virtual_services = scope::virtual_services(config, &names, &mesh, &mut warnings);
-        mesh.destination_rules = scope::destination_rules(config, &names, &mesh, &mut warnings);
-        mesh.names = names;
+        mesh.virtual_services = scope::virtual_services(config, &mut warnings);
+        mesh.destination_rules = scope::destination_rules(config);
         warnings.sort();
         warnings.dedup();
         mesh.warnings = warnings;
@@ -161,13 +157,7 @@ impl Mesh {
     pub fn seen_from(&self, namespace: &Namespace) -> impl Iterator<Item = &Entry> {
         self.entries
             .values()
-            .filter(|entry| entry.exported.to(namespace, &entry.service.namespace))
-    }
-
-    /// The host that a name means to an object or caller of `namespace`; a name that is no host
-    /// means none.
-    pub fn resolve(&self, name: &str, namespace: &Namespace) -> Option<Host> {
-        self.names.resolve(name, namespace)
+            .filter(|entry| entry.is_seen_from(namespace))
     }
 
     /// How callers of `from` are routed to `host`, if anybody says.
@@ -176,24 +166,26 @@ impl Mesh {
         host: &Host,
         from: &Namespace,
     ) -> Option<&Object<VirtualService>> {
-        self.virtual_services.find(host, from)
+        let candidates = self.virtual_services.candidates(host);
+        route::virtual_service_for(host.as_str(), from.as_str(), candidates)
+    }
+
+    /// How callers of `from` connect to `host`, by all the rules that hold for it.
+    pub fn destination_rules(&self, host: &Host, from: &Namespace) -> HostRules<'_> {
+        let entry = self.entries.get(host);
+        let owner = entry.map_or("", |entry| entry.service.namespace.as_str());
+        let candidates = self.destination_rules.candidates(host);
+        destination::rules_for(host.as_str(), owner, from.as_str(), candidates)
     }
 
     /// The hosts that callers of `from` are routed to without there being an entry of that name.
-    pub fn routed_hosts(&self, from: &Namespace) -> impl Iterator<Item = &Host> {
+    pub fn routed_hosts(&self, from: &Namespace) -> impl Iterator<Item = Host> {
         self.virtual_services
             .hosts()
-            .filter(|host| !self.entries.contains_key(*host) && !self.unaddressed.contains(*host))
-            .filter(move |host| self.virtual_services.find(host, from).is_some())
-    }
-
-    /// How callers of `from` connect to `host`, if anybody says.
-    pub fn destination_rule(
-        &self,
-        host: &Host,
-        from: &Namespace,
-    ) -> Option<&Object<DestinationRule>> {
-        self.destination_rules.find(host, from)
+            .filter(|host| !self.entries.contains_key(host) && !self.unaddressed.contains(host))
+            // Services of the mesh are called at their addresses, whose routes stand there.
+            .filter(|host| !host.as_str().ends_with(".mesh"))
+            .filter(|host| self.virtual_service(host, from).is_some())
     }
 }
 
@@ -233,9 +225,4 @@ fn by_age<S>(objects: &[Arc<Object<S>>]) -> Vec<Arc<Object<S>>> {
     let mut objects = objects.to_vec();
     objects.sort_by(|a, b| a.metadata.age().cmp(&b.metadata.age()));
     objects
-}
-
-/// The namespace of an object, which the API has checked.
-fn namespace_of(object: &ObjectMeta) -> Option<Namespace> {
-    object.namespace.parse().ok()
 }

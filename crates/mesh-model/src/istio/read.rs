@@ -91,9 +91,9 @@ pub(super) fn cut(text: &str) -> String {
 #[derive(Clone, Copy)]
 enum Path<'a> {
     Root(&'a str),
-    Field(&'a Path<'a>, &'a str),
-    Key(&'a Path<'a>, &'a str),
-    Index(&'a Path<'a>, usize),
+    Field(&'a Self, &'a str),
+    Key(&'a Self, &'a str),
+    Index(&'a Self, usize),
 }
 
 #[derive(Default)]
@@ -287,13 +287,11 @@ impl<'de> Deserializer<'de> for Reader<'_, 'de> {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
-        let choice: StrDeserializer<'_, Error> = match self.value {
-            Value::String(text) => text.as_str().into_deserializer(),
-            _ => {
-                let error: Error = de::Error::unknown_variant("", variants);
-                return Err(error.at(|| self.place()));
-            }
+        let Value::String(text) = self.value else {
+            let error: Error = de::Error::unknown_variant("", variants);
+            return Err(error.at(|| self.place()));
         };
+        let choice: StrDeserializer<'_, Error> = text.as_str().into_deserializer();
         visitor
             .visit_enum(choice)
             .map_err(|error| error.at(|| self.place()))

@@ -66,7 +66,6 @@ fn units(injected: &InjectedGroup) -> Vec<UnitSpec> {
                 gateways: (Ipv4Addr::new(10, 213, 0, 1), Ipv6Addr::LOCALHOST),
             },
             token: &token,
-            rules_applied_at_millis: 1_700_000_000_000,
         })
         .unwrap()
 }

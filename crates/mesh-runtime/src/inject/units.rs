@@ -20,8 +20,6 @@ pub struct Place<'a> {
     pub addresses: Addresses,
     /// The token by which its sidecar joins.
     pub token: &'a JoinToken,
-    /// When its redirect rules were set, in milliseconds since 1970 (UTC).
-    pub rules_applied_at_millis: u64,
 }
 
 /// Where the parts of an injected group keep their files, below the group's own directory.
@@ -47,12 +45,7 @@ impl SidecarFiles {
 
     /// What the watcher of the rules says, as JSON; everybody may read it.
     pub fn verdict(&self) -> PathBuf {
-        self.directory.join("rules/verdict.json")
-    }
-
-    /// When the rules were set; see [`rules_applied_at_millis`](Self::rules_applied_at_millis).
-    fn applied(&self) -> PathBuf {
-        self.directory.join("rules/applied")
+        self.directory.join(VERDICT_FILE)
     }
 
     /// What the sidecar is told, as JSON ([`SidecarConfig`]); the proxy's alone.
@@ -67,17 +60,7 @@ impl SidecarFiles {
 
     /// The sidecar's own directory; the proxy's alone.
     pub fn state(&self) -> PathBuf {
-        self.directory.join("sidecar/state")
-    }
-
-    /// When the redirect rules were set, in milliseconds since 1970 (UTC); `None` when they never
-    /// were.
-    pub fn rules_applied_at_millis(&self) -> Option<u64> {
-        std::fs::read_to_string(self.applied())
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
+        self.directory.join(STATE_DIRECTORY)
     }
 }
 
@@ -136,16 +119,16 @@ impl InjectedGroup {
                 problems,
             })?;
         Ok(vec![
-            self.rules(place, &files)?,
+            self.rules(&files)?,
             self.sidecar(place, &files, &config)?,
             self.app(),
         ])
     }
 
     /// Looks after the rules: reading them takes a right that the sidecar does not have.
-    fn rules(&self, place: &Place<'_>, files: &SidecarFiles) -> Result<UnitSpec, RuntimeError> {
+    fn rules(&self, files: &SidecarFiles) -> Result<UnitSpec, RuntimeError> {
         let mut unit = self.ours(
-            RULES,
+            RULES_UNIT,
             &[
                 "redirect".as_ref(),
                 "watch".as_ref(),
@@ -156,16 +139,8 @@ impl InjectedGroup {
             ],
         );
         unit.capabilities = [Capability::NetAdmin].into();
-        let applied = place.rules_applied_at_millis.to_string();
-        unit.files = vec![
-            owned(
-                0,
-                0o600,
-                files.policy(),
-                json(&files.policy(), &self.policy)?,
-            ),
-            owned(0, 0o644, files.applied(), applied.into_bytes()),
-        ];
+        let policy = json(&files.policy(), &self.policy)?;
+        unit.files = vec![owned(0, 0o600, files.policy(), policy)];
         Ok(unit)
     }
 
@@ -176,7 +151,7 @@ impl InjectedGroup {
         config: &SidecarConfig,
     ) -> Result<UnitSpec, RuntimeError> {
         let mut unit = self.ours(
-            SIDECAR,
+            SIDECAR_UNIT,
             &["agent".as_ref(), "--config".as_ref(), &files.config()],
         );
         unit.uid = PROXY_UID;
@@ -197,7 +172,7 @@ impl InjectedGroup {
             owned(PROXY_UID, 0o600, files.token(), token),
         ];
         unit.readiness = Some(Readiness::http(READINESS_PORT, "/ready"));
-        unit.after = vec![after(RULES, Condition::Started)];
+        unit.after = vec![after(RULES_UNIT, Condition::Started)];
         Ok(unit)
     }
 
@@ -212,8 +187,8 @@ impl InjectedGroup {
             restart: application.restart,
             readiness: application.readiness.clone(),
             // Before that, the rules refuse its connections.
-            after: vec![after(SIDECAR, Condition::Ready)],
-            ..UnitSpec::new(Name::literal(APP), &application.command)
+            after: vec![after(SIDECAR_UNIT, Condition::Ready)],
+            ..UnitSpec::new(Name::literal(APP_UNIT), &application.command)
         }
     }
 
@@ -231,11 +206,15 @@ impl InjectedGroup {
 }
 
 /// The unit that looks after the redirect rules.
-const RULES: &str = "rules";
+pub const RULES_UNIT: &str = "rules";
 /// The unit of agent and Envoy.
-const SIDECAR: &str = "sidecar";
+pub const SIDECAR_UNIT: &str = "sidecar";
 /// The unit of the application.
-const APP: &str = "app";
+pub const APP_UNIT: &str = "app";
+/// What the watcher of the rules says, below the directory of the group.
+pub const VERDICT_FILE: &str = "rules/verdict.json";
+/// The sidecar's own directory, below the directory of the group.
+pub const STATE_DIRECTORY: &str = "sidecar/state";
 
 fn after(unit: &'static str, condition: Condition) -> Dependency {
     Dependency {

@@ -15,7 +15,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -30,7 +30,7 @@ use self::log::RotatingLog;
 use self::restart::Backoff;
 use super::identity::ProcessId;
 use super::record::{self, StatusRecord, UnitRecord};
-use super::{cgroup, family, launch, mountns, netns};
+use super::{cgroup, family, launch, mountns, netns, now_millis};
 use crate::{Exit, RuntimeError, UnitState};
 
 /// Supervises the unit whose directory this is, until its command has ended for good or the
@@ -348,11 +348,6 @@ fn error_chain(error: &RuntimeError) -> String {
         cause = next.source();
     }
     text
-}
-
-fn now_millis() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// How long output is read on when something still holds it.

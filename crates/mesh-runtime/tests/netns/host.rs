@@ -144,10 +144,6 @@ impl Host {
         String::from_utf8(pieces.concat()).unwrap()
     }
 
-    pub(crate) fn has_cgroups(&self, engine: &ProcessEngine) -> bool {
-        !cgroups(engine).is_empty()
-    }
-
     /// Everything of this host that an engine may leave something in.
     pub(crate) fn look(&self, engine: &ProcessEngine) -> BTreeSet<String> {
         let mut things: BTreeSet<String> = links()
@@ -169,7 +165,9 @@ impl Host {
         }
         let namespaces = self.path("engine/netns");
         if let Ok(entries) = fs::read_dir(namespaces) {
-            things.extend(entries.map(|entry| format!("namespace {:?}", entry.unwrap().path())));
+            things.extend(
+                entries.map(|entry| format!("namespace {}", entry.unwrap().path().display())),
+            );
         }
         things
     }
@@ -329,11 +327,11 @@ pub(crate) fn call(address: IpAddr, port: u16) -> String {
                 stream.read_to_string(&mut text).unwrap();
                 return text;
             }
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                assert!(Instant::now() < give_up, "{address}: {error}");
+            Err(error) => {
+                let refused = error.kind() == std::io::ErrorKind::ConnectionRefused;
+                assert!(refused && Instant::now() < give_up, "{address}: {error}");
                 thread::yield_now();
             }
-            Err(error) => panic!("{address}: {error}"),
         }
     }
 }
@@ -352,6 +350,18 @@ pub(crate) fn inside<T: Send>(group: &Group, work: impl FnOnce() -> T + Send) ->
         });
         inside.join().unwrap()
     })
+}
+
+/// Takes hierarchies of cgroups away from this host, the innermost first.
+pub(crate) fn unmount_cgroups(kind: impl Fn(&str) -> bool) {
+    let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap();
+    for line in mounts.lines().rev() {
+        let mut fields = line.split(' ').skip(1);
+        let (point, mounted) = (fields.next().unwrap(), fields.next().unwrap());
+        if mounted.starts_with("cgroup") && kind(mounted) {
+            rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH).unwrap();
+        }
+    }
 }
 
 /// Names of the links of this host.

@@ -67,7 +67,7 @@ const ROLES: [Role; 4] = [
 
 impl Plan {
     /// The group that the units are in: on the host itself, where workloads reach it.
-    pub(super) fn group(&self) -> Result<GroupSpec, Failure> {
+    pub(super) fn group() -> Result<GroupSpec, Failure> {
         Ok(GroupSpec {
             name: name(CONTROL_PLANE)?,
             attachment: Attachment::Host,
@@ -97,7 +97,7 @@ impl Plan {
             arguments.extend(["--kubeconfig", &kubeconfig]);
         }
         let mut unit = self.unit(role.name, role.metrics, &arguments)?;
-        for after in role.after {
+        if let Some(after) = role.after {
             unit.after.push(Dependency {
                 unit: name(after)?,
                 condition: Condition::Ready,

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use mesh_model::service::{Location, Resolution, VirtualAddresses};
 use mesh_model::{Host, Namespace, Service};
 
-use super::Exported;
+use mesh_model::host::is_exported;
 
 /// A service that can be called.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -18,8 +18,8 @@ pub struct Entry {
     pub addresses: Option<VirtualAddresses>,
     /// Addresses besides the virtual ones at which callers know it.
     pub own_addresses: Vec<IpAddr>,
-    /// Who can call it.
-    pub exported: Exported,
+    /// Who can call it: Istio's `exportTo`.
+    pub export_to: Vec<String>,
     /// Names that its certificate may carry, when it is outside the mesh.
     pub subject_alt_names: Vec<String>,
     /// Whether a `ServiceEntry` declares it, so that callers may know it by other addresses.
@@ -47,10 +47,16 @@ impl Entry {
             },
             addresses: None,
             own_addresses: Vec::new(),
-            exported: Exported::default(),
+            export_to: Vec::new(),
             subject_alt_names: Vec::new(),
             foreign: false,
         }
+    }
+
+    /// Whether callers of a namespace can call it.
+    pub fn is_seen_from(&self, namespace: &Namespace) -> bool {
+        let owner = self.service.namespace.as_str();
+        is_exported(&self.export_to, owner, namespace.as_str())
     }
 
     /// Whether its name must resolve to a virtual address before anybody can call it.

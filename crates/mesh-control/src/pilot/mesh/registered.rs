@@ -51,7 +51,7 @@ pub(super) fn services(
 /// The address by which a workload is known: its first v4 one, else its first.
 pub(super) fn primary(addresses: &[IpAddr]) -> Option<IpAddr> {
     let v4 = addresses.iter().find(|address| address.is_ipv4());
-    v4.or(addresses.first()).copied()
+    v4.or_else(|| addresses.first()).copied()
 }
 
 /// Joins what one workload says of a service's ports to what is known; its service ports to

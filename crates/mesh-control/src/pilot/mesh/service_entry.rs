@@ -1,6 +1,7 @@
 //! Services that a `ServiceEntry` declares.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as MapEntry;
 use std::net::IpAddr;
 
 use mesh_model::istio::service_entry::{
@@ -9,13 +10,12 @@ use mesh_model::istio::service_entry::{
 use mesh_model::istio::{ServiceEntry, WorkloadEntry};
 use mesh_model::service::{EndpointAddress, Location, Resolution};
 use mesh_model::{
-    Endpoint, Health, Host, Namespace, Object, Protocol, ServicePort, SpiffeId, TrustDomain,
-    Workload, WorkloadId,
+    Endpoint, Health, Host, Namespace, Object, ServicePort, SpiffeId, TrustDomain, Workload,
+    WorkloadId,
 };
 
-use super::name::{self, Names};
 use super::registered::primary;
-use super::{Config, Entry, Exported, Warning, by_age, is_reserved, namespace_of};
+use super::{Config, Entry, Warning, by_age, is_reserved};
 
 /// The label with which an endpoint says whether it has a sidecar, and the value for none.
 const TLS_MODE: &str = "security.istio.io/tlsMode";
@@ -32,12 +32,12 @@ struct Source<'a> {
 pub(super) fn add(
     config: &Config,
     workloads: &BTreeMap<WorkloadId, (Workload, Health)>,
-    names: &Names,
     entries: &mut BTreeMap<Host, Entry>,
     warnings: &mut Vec<Warning>,
 ) {
+    let short = short_names(entries.values());
     for object in by_age(&config.service_entries) {
-        let Some(namespace) = namespace_of(&object.metadata) else {
+        let Ok(namespace) = object.metadata.namespace.parse() else {
             continue;
         };
         let source = Source {
@@ -48,25 +48,46 @@ pub(super) fn add(
         };
         for text in &object.spec.hosts {
             let mut warn = |message: String| {
-                warnings.push(Warning::of("ServiceEntry", &object.metadata, message))
+                warnings.push(Warning::of("ServiceEntry", &object.metadata, message));
             };
-            let Some(host) = names.resolve(text, &source.namespace) else {
+            let Ok(host) = Host::resolve(text, &source.namespace) else {
                 warn(format!("`{text}` is not a host and is left out"));
                 continue;
             };
-            let owner = name::owner(&host);
-            if owner.is_some_and(|owner| owner != source.namespace.as_str()) {
+            if owner(&host, &short).is_some_and(|owner| owner != source.namespace) {
                 warn(format!("`{host}` is of another namespace and is left out"));
-            } else if entries.contains_key(&host) {
-                warn(format!(
-                    "`{host}` is declared by workloads or by an older object, and this one has no effect on it"
-                ));
+            } else if let MapEntry::Vacant(place) = entries.entry(host) {
+                let entry = source.entry(place.key(), &mut warn);
+                place.insert(entry);
             } else {
-                let entry = source.entry(&host, &mut warn);
-                entries.insert(host, entry);
+                warn(format!(
+                    "`{text}` is declared by workloads or by an older object, and this one has no effect on it"
+                ));
             }
         }
     }
+}
+
+/// The short names of services that workloads declare, which mean nothing else in the mesh.
+fn short_names<'a>(entries: impl Iterator<Item = &'a Entry>) -> BTreeMap<String, Namespace> {
+    entries
+        .flat_map(|entry| {
+            let namespace = &entry.service.namespace;
+            let names = entry.service.host.names(namespace);
+            names.into_iter().map(|name| (name, namespace.clone()))
+        })
+        .collect()
+}
+
+/// The namespace that alone may declare a host, if there is one.
+///
+/// Istio lets anybody declare any; then one namespace could take the callers of another's service.
+fn owner(host: &Host, short: &BTreeMap<String, Namespace>) -> Option<Namespace> {
+    if let Some(namespace) = short.get(host.as_str()) {
+        return Some(namespace.clone());
+    }
+    let rest = host.as_str().strip_suffix(".mesh")?;
+    rest.rsplit_once('.')?.1.parse().ok()
 }
 
 // === impl Source ===
@@ -76,7 +97,7 @@ impl Source<'_> {
         let spec = &self.object.spec;
         let mut entry = Entry::new(host.clone(), self.namespace.clone());
         entry.foreign = true;
-        entry.exported = Exported::read(&spec.export_to, &self.namespace);
+        entry.export_to.clone_from(&spec.export_to);
         entry.subject_alt_names.clone_from(&spec.subject_alt_names);
         for text in &spec.addresses {
             match text.parse() {
@@ -93,7 +114,7 @@ impl Source<'_> {
             }
             let known = ServicePort {
                 name: port.name.clone(),
-                protocol: protocol(&port.protocol),
+                protocol: port.protocol(),
             };
             entry.service.ports.insert(port.number, known);
         }
@@ -249,15 +270,4 @@ fn identity(
         namespace: namespace.clone(),
         service_account: entry.service_account.parse().ok()?,
     })
-}
-
-/// What Istio's name of a protocol means to us; a name that we do not know is bytes.
-fn protocol(name: &str) -> Protocol {
-    match name.to_ascii_uppercase().as_str() {
-        "HTTP" => Protocol::Http,
-        "HTTP2" => Protocol::Http2,
-        "GRPC" | "GRPC-WEB" => Protocol::Grpc,
-        "HTTPS" | "TLS" => Protocol::Tls,
-        _ => Protocol::Tcp,
-    }
 }

@@ -12,7 +12,7 @@ use crate::pilot::resource::{Layer, Snapshot};
 /// How views are made, as pure functions of what was assembled last.
 pub trait Assembly: Send + 'static {
     /// Resolves config and workloads against each other.
-    fn assemble(&mut self, config: &Config, workloads: &[(Workload, Health)]);
+    fn assemble(&mut self, config: &Arc<Config>, workloads: &[(Workload, Health)]);
 
     /// Hosts that need virtual addresses and have none in the config.
     fn unaddressed(&self) -> BTreeSet<Host>;

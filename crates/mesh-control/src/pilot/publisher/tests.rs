@@ -43,7 +43,7 @@ impl Registry for Workloads {
 }
 
 impl Assembly for Listing {
-    fn assemble(&mut self, _config: &Config, workloads: &[(Workload, Health)]) {
+    fn assemble(&mut self, _config: &Arc<Config>, workloads: &[(Workload, Health)]) {
         assert!(
             workloads
                 .iter()

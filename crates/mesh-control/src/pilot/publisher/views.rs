@@ -57,19 +57,19 @@ impl Views {
     }
 
     /// Changes when a view is asked for that is not made yet.
-    pub(super) fn wanted(&self) -> watch::Receiver<()> {
+    pub(crate) fn wanted(&self) -> watch::Receiver<()> {
         self.inner.wanted.subscribe()
     }
 
     /// The workloads whose views somebody waits for; the others' views are dropped.
-    pub(super) fn workloads(&self) -> Vec<WorkloadId> {
+    pub(crate) fn workloads(&self) -> Vec<WorkloadId> {
         let mut views = self.lock();
         views.retain(|_, view| view.receiver_count() > 0);
         views.keys().cloned().collect()
     }
 
     /// Gives a workload's streams a snapshot, if it is not the one that they have.
-    pub(super) fn publish(&self, workload: &WorkloadId, snapshot: Snapshot) {
+    pub(crate) fn publish(&self, workload: &WorkloadId, snapshot: Snapshot) {
         if let Some(view) = self.lock().get(workload) {
             view.send_if_modified(|current| {
                 let is_same = current.as_ref().is_some_and(|current| {
@@ -85,12 +85,12 @@ impl Views {
     }
 
     /// Ends the streams of a workload that is gone.
-    pub(super) fn close(&self, workload: &WorkloadId) {
+    pub(crate) fn close(&self, workload: &WorkloadId) {
         self.lock().remove(workload);
     }
 
     /// What snapshots lack from now on is gone.
-    pub(super) fn trust(&self) {
+    pub(crate) fn trust(&self) {
         self.inner.trusted.send_replace(true);
     }
 
