@@ -126,7 +126,11 @@ impl Watcher {
             let changed = known.is_ready() != report.is_ready();
             if changed {
                 let text = report.text(false);
-                info!(ready = report.is_ready(), report = text.trim(), "readiness changed");
+                info!(
+                    ready = report.is_ready(),
+                    report = text.trim(),
+                    "readiness changed"
+                );
             }
             *known = report;
             changed
@@ -198,11 +202,14 @@ impl Readiness {
 }
 
 async fn read_verdict(file: &Path) -> Result<Verdict, String> {
-    let unknown = |error: &dyn std::fmt::Display| format!("no verdict at {}: {error}", file.display());
+    let unknown =
+        |error: &dyn std::fmt::Display| format!("no verdict at {}: {error}", file.display());
     let metadata = tokio::fs::metadata(file).await;
     let written = metadata.and_then(|metadata| metadata.modified());
     let written = written.map_err(|error| unknown(&error))?;
-    let text = tokio::fs::read(file).await.map_err(|error| unknown(&error))?;
+    let text = tokio::fs::read(file)
+        .await
+        .map_err(|error| unknown(&error))?;
     let verdict: VerdictFile = serde_json::from_slice(&text).map_err(|error| unknown(&error))?;
     Ok(Verdict {
         state: verdict.state,

@@ -67,7 +67,8 @@ impl Registration {
             let tls = ClientTls::mutual(self.store.clone(), self.pilot_identity.clone());
             let channel = mesh_identity::transport::channel(address, tls);
             let end = self.connect(address, channel).await;
-            self.registered.send_if_modified(|registered| registered.remove(&address).is_some());
+            self.registered
+                .send_if_modified(|registered| registered.remove(&address).is_some());
             if begun.elapsed() > STABLE {
                 backoff.reset();
             }

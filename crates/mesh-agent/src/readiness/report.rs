@@ -213,7 +213,9 @@ mod tests {
         let report = Report::new(&facts, now(), AGE);
         assert!(!report.is_ready());
         let text = report.text(false);
-        text.lines().filter(|line| line.contains("missing")).collect()
+        text.lines()
+            .filter(|line| line.contains("missing"))
+            .collect()
     }
 
     #[test]
@@ -221,7 +223,10 @@ mod tests {
         let report = Report::new(&well(), now(), AGE);
         assert!(report.is_ready());
         let text = report.text(false);
-        assert_eq!(text, "ready\ncertificate: ok\nenvoy: ok\nrules: ok\ninbound: ok\n");
+        assert_eq!(
+            text,
+            "ready\ncertificate: ok\nenvoy: ok\nrules: ok\ninbound: ok\n"
+        );
         assert!(report.text(true).contains("serial 1a, 60 s left"));
     }
 
@@ -232,9 +237,8 @@ mod tests {
 
     #[test]
     fn each_part_can_be_missing() {
-        let rules = |change: fn(&mut RulesFacts)| {
-            missing(|facts| change(facts.rules.as_mut().unwrap()))
-        };
+        let rules =
+            |change: fn(&mut RulesFacts)| missing(|facts| change(facts.rules.as_mut().unwrap()));
         assert_eq!(
             missing(|facts| facts.certificate = None),
             "certificate: missing, there is none yet"
@@ -269,11 +273,16 @@ mod tests {
     fn health_begins_at_the_first_readiness_and_outlives_one_miss() {
         let mut tracker = HealthTracker::default();
         let looks = [false, true, false, true, false, false, true];
-        let healths: Vec<_> = looks.iter().map(|&ready| tracker.look(ready, false)).collect();
+        let healths: Vec<_> = looks
+            .iter()
+            .map(|&ready| tracker.look(ready, false))
+            .collect();
         use Health::{Healthy, Starting, Unhealthy};
         assert_eq!(
             healths,
-            [Starting, Healthy, Healthy, Healthy, Healthy, Unhealthy, Healthy]
+            [
+                Starting, Healthy, Healthy, Healthy, Healthy, Unhealthy, Healthy
+            ]
         );
         assert_eq!(tracker.look(true, true), Unhealthy);
     }

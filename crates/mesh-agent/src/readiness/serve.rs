@@ -53,9 +53,12 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 fn has_no_v6(error: &io::Error) -> bool {
     let code = error.raw_os_error();
-    [rustix::io::Errno::AFNOSUPPORT, rustix::io::Errno::ADDRNOTAVAIL]
-        .iter()
-        .any(|known| code == Some(known.raw_os_error()))
+    [
+        rustix::io::Errno::AFNOSUPPORT,
+        rustix::io::Errno::ADDRNOTAVAIL,
+    ]
+    .iter()
+    .any(|known| code == Some(known.raw_os_error()))
 }
 
 /// Serves until `stop`.

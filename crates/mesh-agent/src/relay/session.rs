@@ -285,8 +285,7 @@ impl Session {
         let nothing = AcceptedType::default();
         let known = self.accepted.0.get(type_url);
         let guess_absent = !self.pilot && !envoy.pilot_spoke;
-        let (resources, removed) =
-            answer_first(live, known.unwrap_or(&nothing), has, guess_absent);
+        let (resources, removed) = answer_first(live, known.unwrap_or(&nothing), has, guess_absent);
         // Envoy waits for an answer to its first wildcard request, an empty one if need be.
         let waits = known.is_some() && live.subscription.wildcard && has.is_empty();
         if waits || !resources.is_empty() || !removed.is_empty() {
@@ -686,7 +685,10 @@ fn answer_later(
             .rev()
             .find(|sent| sent.names().any(|other| other == name));
         let newest = match pending {
-            Some(sent) => sent.resources.iter().find(|resource| &resource.name == name),
+            Some(sent) => sent
+                .resources
+                .iter()
+                .find(|resource| &resource.name == name),
             None => accepted.resources.get(name),
         };
         if let Some(resource) = newest {
@@ -743,8 +745,7 @@ const WILDCARD: &str = "*";
 /// different, or removes what is gone, and so makes certain what Envoy holds.
 pub(crate) const UNCERTAIN: &str = "0";
 /// Secrets come from the agent itself and must never reach the disk through here.
-const SECRET_URL: &str =
-    "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+const SECRET_URL: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 /// Ends of the type URLs in the order of sending.
 const ORDER: [&str; 4] = [
     ".Cluster",

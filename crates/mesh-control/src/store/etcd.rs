@@ -182,6 +182,17 @@ impl EtcdStore {
         }
     }
 
+    /// The revision of the store, if what was at `revision` is still kept.
+    async fn at(&self, key: &Bytes, revision: Revision) -> Result<Revision, StoreError> {
+        let request = RangeRequest {
+            // 0 would ask for now.
+            revision: signed(revision.max(1)),
+            count_only: true,
+            ..one(key.clone())
+        };
+        Ok(self.range(request).await?.1)
+    }
+
     fn absolute(&self, key: &str) -> Bytes {
         format!("{}{key}", self.prefix).into()
     }

@@ -103,7 +103,10 @@ async fn a_truncated_answer_is_asked_for_by_tcp() {
         let mut buffer = [0; 512];
         let (length, client) = socket.recv_from(&mut buffer).await.unwrap();
         let short = answer_to(&buffer[..length], 1).truncate();
-        socket.send_to(&short.to_vec().unwrap(), client).await.unwrap();
+        socket
+            .send_to(&short.to_vec().unwrap(), client)
+            .await
+            .unwrap();
         let (mut stream, _) = listener.accept().await.unwrap();
         let length = stream.read_u16().await.unwrap();
         let mut query = vec![0; usize::from(length)];
