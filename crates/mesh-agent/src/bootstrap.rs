@@ -302,7 +302,9 @@ mod tests {
     #[test]
     fn only_the_metrics_of_admin_are_reachable_by_tcp() {
         let document = document();
-        let listeners = document["static_resources"]["listeners"].as_array().unwrap();
+        let listeners = document["static_resources"]["listeners"]
+            .as_array()
+            .unwrap();
         assert_eq!(listeners.len(), 1);
         let hosts = &listeners[0]["filter_chains"][0]["filters"][0]["typed_config"]["route_config"]
             ["virtual_hosts"];

@@ -1,11 +1,27 @@
 //! The verbs of `mesh`, one file each.
 
+mod agent;
 mod apply;
 mod delete;
 mod documents;
+mod down;
+mod exec;
 mod get;
+mod introspection;
+mod kubeconfig;
+mod logs;
+mod proxy_config;
+mod proxy_status;
+mod redirect;
+mod run;
+mod server;
+mod status;
+mod supervise;
 mod token;
+mod unit;
+mod up;
 mod validate;
+mod why;
 
 use std::future::Future;
 
@@ -17,7 +33,7 @@ use crate::exit::{Failure, Outcome};
 #[derive(Debug, Parser)]
 #[command(name = "mesh", version, about)]
 pub(crate) struct Arguments {
-    /// Log what is being done; MESH_LOG sets a filter.
+    /// Log what is being done; `MESH_LOG` sets a filter.
     #[arg(short, long, global = true)]
     pub(crate) verbose: bool,
     #[command(subcommand)]
@@ -26,22 +42,57 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    Up(up::Args),
+    Down(down::Args),
+    Status(status::Args),
+    Run(run::Args),
+    Logs(logs::Args),
+    Exec(exec::Args),
+    /// Stop the units of a workload or of the control plane.
+    Stop(unit::Args),
+    /// Start the units of a workload or of the control plane.
+    Start(unit::Args),
     Apply(apply::Args),
     Get(get::Args),
     Delete(delete::Args),
     Validate(validate::Args),
     #[command(subcommand)]
     Token(token::Command),
+    Kubeconfig(kubeconfig::Args),
+    ProxyStatus(proxy_status::Args),
+    ProxyConfig(proxy_config::Args),
+    Why(why::Args),
+    Redirect(redirect::Args),
+    Server(server::Args),
+    Agent(agent::Args),
+    #[command(hide = true)]
+    Supervise(supervise::Args),
 }
 
 /// Runs a verb.
 pub(crate) fn run(verb: Verb) -> Outcome {
     match verb {
+        Verb::Up(args) => wait(up::run(&args)),
+        Verb::Down(args) => wait(down::run(&args)),
+        Verb::Status(args) => wait(status::run(&args)),
+        Verb::Run(args) => wait(run::run(&args)),
+        Verb::Logs(args) => wait(logs::run(&args)),
+        Verb::Exec(args) => wait(exec::run(&args)),
+        Verb::Stop(args) => wait(unit::stop(&args)),
+        Verb::Start(args) => wait(unit::start(&args)),
         Verb::Apply(args) => wait(apply::run(&args)),
         Verb::Get(args) => wait(get::run(&args)),
         Verb::Delete(args) => wait(delete::run(&args)),
         Verb::Validate(args) => validate::run(&args),
         Verb::Token(command) => wait(token::run(&command)),
+        Verb::Kubeconfig(args) => kubeconfig::run(&args),
+        Verb::ProxyStatus(args) => wait(proxy_status::run(&args)),
+        Verb::ProxyConfig(args) => wait(proxy_config::run(&args)),
+        Verb::Why(args) => wait(why::run(&args)),
+        Verb::Redirect(args) => redirect::run(&args),
+        Verb::Server(args) => wait(server::run(&args)),
+        Verb::Agent(args) => wait(agent::run(&args)),
+        Verb::Supervise(args) => supervise::run(&args),
     }
 }
 

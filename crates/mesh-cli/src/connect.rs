@@ -10,7 +10,7 @@ use crate::exit::Failure;
 /// Which API server, as whom.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Connection {
-    /// Kubeconfig of the API server; the admin's in MESH_HOME unless given.
+    /// Kubeconfig of the API server; the admin's in `MESH_HOME` unless given.
     #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
     #[command(flatten)]
@@ -21,14 +21,21 @@ pub(crate) struct Connection {
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Home {
     /// Directory of the mesh's state.
-    #[arg(long, env = "MESH_HOME", default_value = "/var/lib/mesh", value_name = "DIR")]
+    #[arg(
+        long,
+        env = "MESH_HOME",
+        default_value = "/var/lib/mesh",
+        value_name = "DIR"
+    )]
     pub(crate) home: PathBuf,
 }
 
 impl Connection {
     /// The kubeconfig's path.
     pub(crate) fn file(&self) -> PathBuf {
-        self.kubeconfig.clone().unwrap_or_else(|| self.home.home.join("kubeconfig"))
+        self.kubeconfig
+            .clone()
+            .unwrap_or_else(|| self.home.home.join("kubeconfig"))
     }
 
     /// A client of the API server.

@@ -31,12 +31,19 @@ pub(crate) type Outcome = Result<ExitCode, Failure>;
 impl Failure {
     /// A failure with exit code [`FAILURE`].
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { code: FAILURE, message: message.into(), hint: None }
+        Self {
+            code: FAILURE,
+            message: message.into(),
+            hint: None,
+        }
     }
 
     /// A mistake of the caller's.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Self { code: USAGE, ..Self::new(message) }
+        Self {
+            code: USAGE,
+            ..Self::new(message)
+        }
     }
 
     /// An error with all its causes.

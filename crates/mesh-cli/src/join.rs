@@ -59,11 +59,17 @@ fn parse(data: &Value) -> Result<Facts, Failure> {
             .map(|part| part.trim().parse().map_err(|error| wrong(key, &error)))
             .collect::<Result<Vec<SocketAddr>, _>>()
     };
-    let roots = TrustBundle::from_pem(text("roots.pem")?)
-        .map_err(|error| wrong("roots.pem", &error))?;
+    let roots =
+        TrustBundle::from_pem(text("roots.pem")?).map_err(|error| wrong("roots.pem", &error))?;
     Ok(Facts {
-        trust_domain: text("trustDomain")?.parse().map_err(|e| wrong("trustDomain", &e))?,
-        root_hashes: roots.fingerprints().iter().map(ToString::to_string).collect(),
+        trust_domain: text("trustDomain")?
+            .parse()
+            .map_err(|e| wrong("trustDomain", &e))?,
+        root_hashes: roots
+            .fingerprints()
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         cas: addresses("ca.addresses")?,
         pilots: addresses("pilot.addresses")?,
         roots,
@@ -88,8 +94,10 @@ pub(crate) async fn token(
         .body(body.to_string().into_bytes())
         .map_err(|error| Failure::of(&error))?;
     let doing = format!("asking for a join token of account {account} in namespace {namespace}");
-    let answer: Value =
-        client.request(request).await.map_err(|error| Failure::doing(&doing, &error))?;
+    let answer: Value = client
+        .request(request)
+        .await
+        .map_err(|error| Failure::doing(&doing, &error))?;
     answer
         .pointer("/status/token")
         .and_then(Value::as_str)
@@ -103,7 +111,11 @@ pub(crate) async fn ensure_account(
     namespace: &Namespace,
     account: &ServiceAccount,
 ) -> Result<bool, Failure> {
-    let namespaces = ("/api/v1/namespaces".to_owned(), "Namespace", namespace.as_str());
+    let namespaces = (
+        "/api/v1/namespaces".to_owned(),
+        "Namespace",
+        namespace.as_str(),
+    );
     let accounts = (
         format!("/api/v1/namespaces/{namespace}/serviceaccounts"),
         "ServiceAccount",

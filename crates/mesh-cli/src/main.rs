@@ -8,6 +8,7 @@
 
 mod commands;
 mod connect;
+mod engine;
 mod exit;
 mod join;
 mod output;
@@ -22,7 +23,10 @@ use crate::exit::Failure;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // The first provider that is installed is what kube and tonic take; there is one in the tree.
-    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+    if rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .is_err()
+    {
         eprintln!("error: another crypto provider is installed in this process");
         return ExitCode::FAILURE;
     }

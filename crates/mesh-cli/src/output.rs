@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal as _;
 
-use comfy_table::{Table, presets};
+use comfy_table::{Table, presets::NOTHING};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
@@ -20,7 +20,9 @@ pub(crate) struct Format {
 pub(crate) fn start_logs(verbose: bool) {
     let default = if verbose { "info" } else { "warn" };
     let filter = EnvFilter::try_from_env("MESH_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     if std::io::stderr().is_terminal() {
         logs.init();
     } else {
@@ -43,7 +45,7 @@ where
     R: IntoIterator<Item = String>,
 {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header.iter().copied());
+    table.load_style(NOTHING).set_header(header.iter().copied());
     for row in rows {
         table.add_row(row);
     }

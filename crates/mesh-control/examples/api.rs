@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let home = arguments.next().ok_or("first argument: the home directory")?;
+    let home = arguments
+        .next()
+        .ok_or("first argument: the home directory")?;
     let listen = arguments.next().unwrap_or_else(|| "127.0.0.1:0".to_owned());
 
     let home = std::path::PathBuf::from(home);

@@ -13,8 +13,8 @@
 pub mod admission;
 pub mod authentication;
 pub mod authorization;
-pub mod bootstrap;
 mod body;
+pub mod bootstrap;
 pub mod cache;
 pub mod clock;
 mod discovery;
@@ -194,8 +194,7 @@ impl ApiServer {
             (Arc::clone(&cache), Arc::clone(&tokens), Arc::clone(&store));
         let until = shutdown.clone();
         tasks.spawn(async move { following.follow(of_store, of_tokens, until).await });
-        let (of_objects, of_cache, until) =
-            (objects.clone(), Arc::clone(&cache), shutdown.clone());
+        let (of_objects, of_cache, until) = (objects.clone(), Arc::clone(&cache), shutdown.clone());
         tasks.spawn(namespaces::finish(of_objects, of_cache, until));
         let until = shutdown.clone();
         tasks.spawn(async move { compact_periodically(&*store, config.history, until).await });

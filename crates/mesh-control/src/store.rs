@@ -63,12 +63,8 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// # Errors
     ///
     /// [`StoreError::Conflict`] with the revision that was found.
-    fn update<'a>(
-        &'a self,
-        key: &'a str,
-        value: Bytes,
-        expected: Revision,
-    ) -> Answer<'a, Revision>;
+    fn update<'a>(&'a self, key: &'a str, value: Bytes, expected: Revision)
+    -> Answer<'a, Revision>;
 
     /// Deletes `key` if its revision is `expected`; returns the revision of the deletion.
     ///

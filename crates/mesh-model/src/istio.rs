@@ -7,6 +7,8 @@ pub mod authorization_policy;
 pub mod destination_rule;
 pub mod duration;
 pub mod peer_authentication;
+#[cfg(feature = "schema")]
+pub mod schema;
 pub mod service_entry;
 pub mod shared;
 pub mod virtual_service;
@@ -15,6 +17,7 @@ pub mod workload_entry;
 mod check;
 mod message;
 mod read;
+mod report;
 mod unsupported;
 
 pub use authorization_policy::AuthorizationPolicy;
@@ -57,7 +60,7 @@ pub enum IstioObject {
     /// A [`VirtualService`].
     VirtualService(Object<VirtualService>),
     /// A [`DestinationRule`].
-    DestinationRule(Object<DestinationRule>),
+    DestinationRule(Box<Object<DestinationRule>>),
     /// A [`ServiceEntry`].
     ServiceEntry(Object<ServiceEntry>),
     /// A [`WorkloadEntry`].

@@ -1,6 +1,7 @@
 //! Objects in Kubernetes' shape: metadata that every kind has, and a specification of its own.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -55,6 +56,35 @@ pub struct ObjectMeta {
     /// Everything else, kept as it is.
     #[serde(flatten)]
     pub rest: Map<String, Value>,
+}
+
+/// Which object it is, among those of its kind; written `<namespace>/<name>`.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct ObjectRef {
+    /// The namespace; empty for kinds without one.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+// === impl ObjectRef ===
+
+impl From<&ObjectMeta> for ObjectRef {
+    fn from(metadata: &ObjectMeta) -> Self {
+        Self {
+            namespace: metadata.namespace.clone(),
+            name: metadata.name.clone(),
+        }
+    }
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.namespace.is_empty() {
+            write!(f, "{}/", self.namespace)?;
+        }
+        f.write_str(&self.name)
+    }
 }
 
 // === impl ObjectMeta ===

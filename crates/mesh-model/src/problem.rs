@@ -10,12 +10,14 @@ use serde::{Deserialize, Serialize};
 /// # use mesh_model::Problem;
 /// let problem = Problem::new("spec.hosts[0]", "a b", "a host name");
 /// assert_eq!(problem.to_string(), "spec.hosts[0]: `a b` is not a host name");
+/// let missing = Problem::new("spec.host", "", "a host name");
+/// assert_eq!(missing.to_string(), "spec.host: found nothing, expected a host name");
 /// ```
 #[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct Problem {
     /// Path of the field, as in `spec.http[0].route[1].weight`.
     pub path: String,
-    /// The value found, as the user wrote it.
+    /// The value found, as the user wrote it; empty when there was none.
     pub value: String,
     /// What was expected, as a noun phrase: "a port between 1 and 65535".
     pub expected: String,
@@ -47,9 +49,15 @@ impl fmt::Display for Problem {
         if !self.path.is_empty() {
             write!(f, "{}: ", self.path)?;
         }
-        write!(f, "`{}` is not {}", self.value, self.expected)
+        if self.value.is_empty() {
+            write!(f, "found nothing, expected {}", self.expected)
+        } else {
+            write!(f, "`{}` is not {}", self.value, self.expected)
+        }
     }
 }
+
+impl std::error::Error for Problem {}
 
 // === impl Problems ===
 

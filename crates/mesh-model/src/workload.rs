@@ -1,11 +1,14 @@
 //! One running instance and what it says of itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Namespace, Protocol, ServiceAccount, ServiceName, SpiffeId, TrustDomain, WorkloadId};
+use crate::{
+    Namespace, Problems, Protocol, ServiceAccount, ServiceName, SpiffeId, TrustDomain, WorkloadId,
+    label, name,
+};
 
 /// One running instance: a task group's allocation, a container, a VM.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -65,6 +68,60 @@ pub enum Health {
 }
 
 impl Workload {
+    /// Everything that is wrong with it, with paths below `path` (empty for the workload itself).
+    ///
+    /// ```
+    /// # use mesh_model::{Problems, Workload};
+    /// let workload: Workload = serde_json::from_value(serde_json::json!({
+    ///     "id": "shop/web", "namespace": "shop", "service_account": "web",
+    ///     "addresses": ["10.213.0.2"],
+    ///     "services": [{ "name": "web", "ports": [
+    ///         { "name": "http", "number": 80, "target": 0, "protocol": "http" },
+    ///     ] }],
+    /// })).unwrap();
+    /// let mut problems = Problems::default();
+    /// workload.validate("", &mut problems);
+    /// assert_eq!(
+    ///     problems.to_string(),
+    ///     "services[0].ports[0].target: `0` is not a port between 1 and 65535",
+    /// );
+    /// ```
+    pub fn validate(&self, path: &str, problems: &mut Problems) {
+        let dot = if path.is_empty() { "" } else { "." };
+        let at = |field: &str| format!("{path}{dot}{field}");
+        if self.addresses.is_empty() {
+            problems.add(at("addresses"), "", "at least one address");
+        }
+        let mut seen = BTreeSet::new();
+        for (index, address) in self.addresses.iter().enumerate() {
+            let path = at(&format!("addresses[{index}]"));
+            if address.is_unspecified() || address.is_multicast() || address.is_loopback() {
+                problems.add(
+                    &path,
+                    address.to_string(),
+                    "an address that others can call",
+                );
+            }
+            if !seen.insert(address) {
+                problems.add(
+                    &path,
+                    address.to_string(),
+                    "an address that is not in the list yet",
+                );
+            }
+        }
+        label::validate(&self.labels, &at("labels"), problems);
+        let mut names = BTreeSet::new();
+        for (index, service) in self.services.iter().enumerate() {
+            let path = at(&format!("services[{index}]"));
+            if !names.insert(&service.name) {
+                let expected = "a service that is not in the list yet";
+                problems.add(format!("{path}.name"), service.name.as_str(), expected);
+            }
+            service.validate(&path, problems);
+        }
+    }
+
     /// The identity that its certificate carries.
     pub fn identity(&self, trust_domain: &TrustDomain) -> SpiffeId {
         SpiffeId {
@@ -72,5 +129,83 @@ impl Workload {
             namespace: self.namespace.clone(),
             service_account: self.service_account.clone(),
         }
+    }
+}
+
+impl WorkloadService {
+    fn validate(&self, path: &str, problems: &mut Problems) {
+        if self.ports.is_empty() {
+            problems.add(format!("{path}.ports"), "", "at least one port");
+        }
+        let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
+        for (index, port) in self.ports.iter().enumerate() {
+            let path = format!("{path}.ports[{index}]");
+            if !name::is_label(&port.name) {
+                let expected = "the name of a port (a DNS label: a-z, 0-9, `-`; at most 63)";
+                problems.add(format!("{path}.name"), &port.name, expected);
+            }
+            if !names.insert(&port.name) {
+                let expected = "a name that no port before has";
+                problems.add(format!("{path}.name"), &port.name, expected);
+            }
+            if !numbers.insert(port.number) {
+                let expected = "a number that no port before has";
+                problems.add(format!("{path}.number"), port.number.to_string(), expected);
+            }
+            for (field, number) in [("number", port.number), ("target", port.target)] {
+                if number == 0 {
+                    problems.add(format!("{path}.{field}"), "0", "a port between 1 and 65535");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_wrong_is_found_at_once() {
+        let workload: Workload = serde_json::from_value(serde_json::json!({
+            "id": "shop/web",
+            "namespace": "shop",
+            "service_account": "web",
+            "addresses": ["127.0.0.1", "10.0.0.1", "10.0.0.1", "::"],
+            "labels": { "-": "v1", "version": "v 1" },
+            "services": [
+                { "name": "web", "ports": [
+                    { "name": "http", "number": 80, "target": 0, "protocol": "http" },
+                    { "name": "http", "number": 80, "target": 8080, "protocol": "http" },
+                    { "name": "A", "number": 0, "target": 1, "protocol": "tcp" },
+                ] },
+                { "name": "web", "ports": [] },
+            ],
+        }))
+        .unwrap();
+        let mut problems = Problems::default();
+        workload.validate("workload", &mut problems);
+        let paths: Vec<_> = problems
+            .0
+            .iter()
+            .map(|problem| problem.path.as_str())
+            .collect();
+        assert_eq!(
+            paths,
+            [
+                "workload.addresses[0]",
+                "workload.addresses[2]",
+                "workload.addresses[3]",
+                "workload.labels",
+                "workload.labels[version]",
+                "workload.services[0].ports[0].target",
+                "workload.services[0].ports[1].name",
+                "workload.services[0].ports[1].number",
+                "workload.services[0].ports[2].name",
+                "workload.services[0].ports[2].number",
+                "workload.services[1].name",
+                "workload.services[1].ports",
+            ]
+        );
     }
 }

@@ -116,6 +116,15 @@ pub enum RuntimeError {
         /// Its state.
         state: UnitState,
     },
+    /// The redirect rules of a group could not be set.
+    #[error("redirect rules of group `{group}` could not be set")]
+    Redirect {
+        /// The group.
+        group: Name,
+        /// Why.
+        #[source]
+        source: mesh_netfilter::EngineError,
+    },
     /// A system call failed.
     #[error("failed to {action}")]
     System {
@@ -154,6 +163,7 @@ impl RuntimeError {
             Self::System { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("the process engine needs root: namespaces, links, cgroups, users")
             }
+            Self::Redirect { source, .. } => source.hint(),
             Self::NotStarted { .. } | Self::NotReady { .. } | Self::Ended { .. } => {
                 Some("its log tells more")
             }

@@ -6,17 +6,26 @@
 //! enrol ◄── InjectedGroup ◄── inject(Application, MeshFacts), a pure function
 //! ```
 
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct Readme;
+
 mod capability;
+mod enrol;
 mod error;
+pub mod inject;
 mod name;
 mod order;
 pub mod process;
+mod redirect;
 mod runtime;
 mod spec;
 mod status;
 
 pub use capability::Capability;
+pub use enrol::{EnrolError, Enrolled, enrol};
 pub use error::RuntimeError;
+pub use inject::{Application, InjectedGroup, JoinToken, MeshFacts, Mode, inject};
 pub use name::Name;
 pub use order::{order, start_group};
 pub use process::{ProcessEngine, supervisor};

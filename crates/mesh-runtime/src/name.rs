@@ -30,9 +30,13 @@ impl Name {
         Self(text.to_owned())
     }
 
-    /// `<first>.<second>`: one to one, since a DNS label has no dot.
-    pub(crate) fn of_labels(namespace: &Namespace, name: &ServiceName) -> Self {
-        Self(format!("{namespace}.{name}"))
+    /// `<name>` in the namespace `default`, else `<name>.<namespace>`: one to one, since neither
+    /// part has a dot.
+    pub(crate) fn of_workload(name: &ServiceName, namespace: &Namespace) -> Self {
+        match namespace.as_str() {
+            "default" => Self(name.to_string()),
+            namespace => Self(format!("{name}.{namespace}")),
+        }
     }
 }
 

@@ -4,12 +4,13 @@
 //! nothing in memory: everything is in files below its root directory, in names of links and
 //! cgroups, and in the kernel, so that any later process goes on where an earlier one stopped.
 //!
-//! It needs root, and Linux 5.4 or later.
+//! It needs root, IPv6, and Linux 5.11 or later.
 
 mod address;
 mod adopt;
 pub(crate) mod cgroup;
 mod family;
+mod files;
 mod group;
 pub(crate) mod identity;
 pub(crate) mod launch;
@@ -21,6 +22,7 @@ mod network;
 pub(crate) mod record;
 pub mod supervisor;
 mod unit;
+mod wait;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -29,10 +31,11 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use self::address::EngineId;
 use self::record::Layout;
+use crate::redirect::Policy;
 use crate::{
     Adoption, Creation, ExecOutput, Group, GroupSpec, GroupStatus, LogOptions, LogStream, Name,
     NetworkSpec, Pending, Removal, Runtime, RuntimeError, Start, Stop, UnitSpec, UnitStatus,
@@ -47,13 +50,13 @@ use crate::{
 /// let engine = ProcessEngine::open("/var/lib/mesh/engine", ["mesh", "supervise", "--unit"])?;
 /// engine.create_network(&NetworkSpec::mesh()).await?;
 /// let group = GroupSpec {
-///     name: "shop.web".parse()?,
-///     attachment: Attachment::Network("mesh".parse()?),
+///     name: "shop.web".parse().unwrap(),
+///     attachment: Attachment::Network("mesh".parse().unwrap()),
 ///     dns: None,
 ///     labels: [].into(),
 /// };
 /// engine.create_group(&group).await?;
-/// let unit = UnitSpec::new("app".parse()?, ["sleep", "60"]);
+/// let unit = UnitSpec::new("app".parse().unwrap(), ["sleep", "60"]);
 /// engine.create_unit(&group.name, &unit).await?;
 /// engine.start_unit(&group.name, &unit.name).await?;
 /// # Ok(())
@@ -91,7 +94,9 @@ impl ProcessEngine {
         let root = root.into();
         let failed =
             |error| RuntimeError::system(format!("open the engine in `{}`", root.display()), error);
-        record::make_directory(&root)?;
+        if !root.exists() {
+            record::make_directory(&root)?;
+        }
         // Supervisors start in `/` and must find what the engine wrote.
         let root = fs::canonicalize(&root).map_err(failed)?;
         let metadata = fs::metadata(&root).map_err(failed)?;
@@ -147,6 +152,11 @@ impl Runtime for ProcessEngine {
         self.blocking(move |engine| engine.create_network(&spec))
     }
 
+    fn network<'a>(&'a self, name: &'a Name) -> Pending<'a, NetworkSpec> {
+        let name = name.clone();
+        self.blocking(move |engine| engine.network(&name))
+    }
+
     fn remove_network<'a>(&'a self, name: &'a Name) -> Pending<'a, Removal> {
         let name = name.clone();
         self.blocking(move |engine| engine.remove_network(&name))
@@ -160,6 +170,11 @@ impl Runtime for ProcessEngine {
     fn group<'a>(&'a self, name: &'a Name) -> Pending<'a, Group> {
         let name = name.clone();
         self.blocking(move |engine| engine.group(&name))
+    }
+
+    fn redirect_group<'a>(&'a self, name: &'a Name, policy: &'a Policy) -> Pending<'a, Creation> {
+        let (name, policy) = (name.clone(), policy.clone());
+        self.blocking(move |engine| engine.redirect_group(&name, &policy))
     }
 
     fn remove_group<'a>(&'a self, name: &'a Name) -> Pending<'a, Removal> {
@@ -256,6 +271,12 @@ impl Runtime for ProcessEngine {
     fn remove_all(&self) -> Pending<'_, ()> {
         Box::pin(self.remove_everything())
     }
+}
+
+/// The time, in milliseconds since 1970 (UTC).
+fn now_millis() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }
 
 // === impl Engine ===

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::Stream;
+use mesh_netfilter::Policy;
 
 use crate::{
     Exit, Group, GroupSpec, GroupStatus, Name, NetworkSpec, RuntimeError, UnitSpec, UnitStatus,
@@ -26,6 +27,9 @@ pub trait Runtime: fmt::Debug + Send + Sync {
     /// Makes a network.
     fn create_network<'a>(&'a self, spec: &'a NetworkSpec) -> Pending<'a, Creation>;
 
+    /// A network as it was asked for.
+    fn network<'a>(&'a self, name: &'a Name) -> Pending<'a, NetworkSpec>;
+
     /// Removes a network that no group is attached to.
     fn remove_network<'a>(&'a self, name: &'a Name) -> Pending<'a, Removal>;
 
@@ -34,6 +38,10 @@ pub trait Runtime: fmt::Debug + Send + Sync {
 
     /// A group as it is.
     fn group<'a>(&'a self, name: &'a Name) -> Pending<'a, Group>;
+
+    /// Sets the redirect rules of a group, before anything runs in it. Says whether anything had
+    /// to be changed.
+    fn redirect_group<'a>(&'a self, name: &'a Name, policy: &'a Policy) -> Pending<'a, Creation>;
 
     /// Stops the units of a group and removes it with everything in it.
     fn remove_group<'a>(&'a self, name: &'a Name) -> Pending<'a, Removal>;

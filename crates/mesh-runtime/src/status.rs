@@ -20,6 +20,8 @@ pub struct Group {
     pub namespace: Option<PathBuf>,
     /// A directory of its own for files of its units; gone with the group.
     pub directory: PathBuf,
+    /// When its redirect rules were set, in milliseconds since 1970 (UTC).
+    pub rules_applied_at_millis: Option<u64>,
 }
 
 /// The addresses of a group, one of each family, and the way out.
@@ -58,6 +60,8 @@ pub struct UnitStatus {
     pub restarts: u32,
     /// When the command started last, in milliseconds since 1970 (UTC).
     pub started_at_millis: Option<u64>,
+    /// When it was ready first since then, in milliseconds since 1970 (UTC).
+    pub ready_at_millis: Option<u64>,
 }
 
 /// What a unit does now.

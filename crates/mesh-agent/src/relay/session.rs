@@ -13,8 +13,7 @@
 //! The rules that hold whatever the order of events:
 //! - A response of Pilot's is acknowledged to Pilot when Envoy acknowledged it, on the same stream, or never.
 //! - What Envoy acknowledged becomes the accepted configuration; what it refused does not.
-//!   Envoy applies the good resources of a response that it refuses, and its reason is prose:
-//!   a refused response is sent again in halves, and those in halves, until the bad resource stands alone.
+//!   Which resources of a refused response are at fault is prose; Pilot sends them again one by one.
 //! - Pilot is told the version of a resource only if Envoy accepted that version.
 //!   Where it is uncertain what Envoy holds, Pilot is told [`UNCERTAIN`], so that it sends or removes the resource.
 //! - While Pilot is silent, Envoy keeps what it has: nothing is ever taken away for want of an answer.
@@ -133,8 +132,6 @@ enum Origin {
     Pilot,
     /// It was accepted before.
     Accepted,
-    /// Part of a refused response, to learn which part is at fault.
-    Part,
 }
 
 // === impl Session ===
@@ -288,13 +285,12 @@ impl Session {
         let nothing = AcceptedType::default();
         let known = self.accepted.0.get(type_url);
         let guess_absent = !self.pilot && !envoy.pilot_spoke;
-        let (resources, removed) =
-            answer_first(live, known.unwrap_or(&nothing), has, guess_absent);
+        let (resources, removed) = answer_first(live, known.unwrap_or(&nothing), has, guess_absent);
         // Envoy waits for an answer to its first wildcard request, an empty one if need be.
         let waits = known.is_some() && live.subscription.wildcard && has.is_empty();
         if waits || !resources.is_empty() || !removed.is_empty() {
             let nonce = next_nonce(&mut self.last_nonce);
-            outputs.push(send(live, type_url, nonce, resources, removed, Origin::Accepted));
+            outputs.push(send(live, type_url, nonce, resources, removed));
         }
         if self.pilot {
             outputs.extend(ask(type_url, live, self.accepted.0.get(type_url)));
@@ -318,19 +314,13 @@ impl Session {
         if let Some(sent) = answered.and_then(|at| live.in_flight.remove(at)) {
             pilot_nonce.clone_from(&sent.pilot_nonce);
             if let Some(error) = &request.error_detail {
-                if sent.origin != Origin::Part {
-                    outputs.push(Output::Refused {
-                        type_url: type_url.clone(),
-                        reason: error.message.clone(),
-                    });
-                }
+                outputs.push(Output::Refused {
+                    type_url: type_url.clone(),
+                    reason: error.message.clone(),
+                });
                 // Pilot believes that Envoy has these: only a new stream can say that it has not.
                 restart = sent.origin == Origin::Accepted && live.asked;
                 live.uncertain.extend(sent.names().cloned());
-                for (resources, removed) in halves(live, sent) {
-                    let nonce = next_nonce(&mut self.last_nonce);
-                    outputs.push(send(live, type_url, nonce, resources, removed, Origin::Part));
-                }
             } else {
                 let accepted = self.accepted.0.entry(type_url.clone()).or_default();
                 if accept(live, accepted, sent) {
@@ -353,7 +343,7 @@ impl Session {
         let (resources, removed) = answer_later(live, accepted, wanted, guess_absent);
         if !resources.is_empty() || !removed.is_empty() {
             let nonce = next_nonce(&mut self.last_nonce);
-            outputs.push(send(live, type_url, nonce, resources, removed, Origin::Accepted));
+            outputs.push(send(live, type_url, nonce, resources, removed));
         }
         if restart {
             self.restart_pilot(outputs);
@@ -520,19 +510,18 @@ fn forward(request: DeltaDiscoveryRequest, pilot_nonce: Option<String>) -> Optio
     })
 }
 
-/// Sends Envoy what is at hand here.
+/// Sends Envoy what was accepted before.
 fn send(
     live: &mut Live,
     type_url: &str,
     nonce: String,
     resources: Vec<Resource>,
     removed: Vec<String>,
-    origin: Origin,
 ) -> Output {
     live.in_flight.push_back(Sent {
         nonce: nonce.clone(),
         pilot_nonce: None,
-        origin,
+        origin: Origin::Accepted,
         resources: resources.clone(),
         removed: removed.clone(),
     });
@@ -631,29 +620,6 @@ fn accept(live: &mut Live, accepted: &mut AcceptedType, sent: Sent) -> bool {
     changed
 }
 
-/// The two parts in which a refused response is to be sent again; none when it cannot be parted.
-/// Names that a later response settles are left out: the older resource must not come after it.
-fn halves(live: &Live, sent: Sent) -> Vec<(Vec<Resource>, Vec<String>)> {
-    let superseded: BTreeSet<&String> = live.in_flight.iter().flat_map(Sent::names).collect();
-    let parts = sent.resources.len() + usize::from(!sent.removed.is_empty());
-    if parts < 2 {
-        return Vec::new();
-    }
-    let mut resources = sent.resources;
-    let mut removed = sent.removed;
-    resources.retain(|one| !superseded.contains(&one.name) && live.subscription.covers(&one.name));
-    removed.retain(|name| !superseded.contains(name));
-    let rest = if resources.len() > 1 {
-        resources.split_off(resources.len() / 2)
-    } else {
-        Vec::new()
-    };
-    [(resources, Vec::new()), (rest, removed)]
-        .into_iter()
-        .filter(|(resources, removed)| !resources.is_empty() || !removed.is_empty())
-        .collect()
-}
-
 /// Drops what Envoy gave up; says whether there was any.
 fn forget(subscription: &Subscription, accepted: &mut AcceptedType, given_up: &[String]) -> bool {
     let mut changed = false;
@@ -719,7 +685,10 @@ fn answer_later(
             .rev()
             .find(|sent| sent.names().any(|other| other == name));
         let newest = match pending {
-            Some(sent) => sent.resources.iter().find(|resource| &resource.name == name),
+            Some(sent) => sent
+                .resources
+                .iter()
+                .find(|resource| &resource.name == name),
             None => accepted.resources.get(name),
         };
         if let Some(resource) = newest {
@@ -776,8 +745,7 @@ const WILDCARD: &str = "*";
 /// different, or removes what is gone, and so makes certain what Envoy holds.
 pub(crate) const UNCERTAIN: &str = "0";
 /// Secrets come from the agent itself and must never reach the disk through here.
-const SECRET_URL: &str =
-    "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+const SECRET_URL: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 /// Ends of the type URLs in the order of sending.
 const ORDER: [&str; 4] = [
     ".Cluster",

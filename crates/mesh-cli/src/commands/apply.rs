@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::documents::{Document, Files};
 use crate::connect::Connection;
-use crate::exit::{Failure, Outcome, OK};
+use crate::exit::{Failure, OK, Outcome};
 
 /// Where the last applied form of an object is kept; kubectl's own key, so that both can be used.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -40,13 +40,21 @@ pub(crate) async fn run(args: &Args) -> Outcome {
             Err(failure) => failed.push(format!("{}: {failure}", document.origin)),
         }
     }
-    if failed.is_empty() { Ok(OK.into()) } else { Err(Failure::new(failed.join("\n"))) }
+    if failed.is_empty() {
+        Ok(OK.into())
+    } else {
+        Err(Failure::new(failed.join("\n")))
+    }
 }
 
 async fn apply(client: &Client, document: &Document, args: &Args) -> Result<String, Failure> {
     let place = document.place(&args.namespace)?;
     let wanted = with_last_applied(&document.object);
-    let query = if args.dry_run { "?dryRun=All&fieldValidation=Strict" } else { "?fieldValidation=Strict" };
+    let query = if args.dry_run {
+        "?dryRun=All&fieldValidation=Strict"
+    } else {
+        "?fieldValidation=Strict"
+    };
 
     let existing = send(client, Method::GET, &place.path(), None).await;
     let (verb, result) = match existing {
@@ -55,12 +63,18 @@ async fn apply(client: &Client, document: &Document, args: &Args) -> Result<Stri
             if patch.is_empty() {
                 return Ok(format!("{} unchanged", place.label()));
             }
-            let path = format!("{}{query}", place.path());
-            ("configured", send(client, Method::PATCH, &path, Some(&patch.into())).await)
+            let target = format!("{}{query}", place.path());
+            (
+                "configured",
+                send(client, Method::PATCH, &target, Some(&patch.into())).await,
+            )
         }
         Err(error) if is_not_found(&error) => {
             let path = format!("{}{query}", place.collection());
-            ("created", send(client, Method::POST, &path, Some(&wanted)).await)
+            (
+                "created",
+                send(client, Method::POST, &path, Some(&wanted)).await,
+            )
         }
         Err(error) => ("", Err(error)),
     };
@@ -75,8 +89,11 @@ async fn send(
     path: &str,
     body: Option<&Value>,
 ) -> Result<Value, kube::Error> {
-    let content =
-        if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
+    let content = if method == Method::PATCH {
+        "application/merge-patch+json"
+    } else {
+        "application/json"
+    };
     let body = body.map(Value::to_string).unwrap_or_default().into_bytes();
     let request = Request::builder()
         .method(method)
@@ -117,9 +134,15 @@ fn merge_patch(existing: &Value, wanted: &Value) -> Map<String, Value> {
     // The annotation alone is no change of the object.
     let only_text = patch.len() == 1
         && patch.get("metadata").is_some_and(|metadata| {
-            metadata.pointer("/annotations").and_then(Value::as_object).is_some_and(|annotations| {
-                annotations.len() == 1 && annotations.contains_key(LAST_APPLIED)
-            }) && metadata.as_object().is_some_and(|metadata| metadata.len() == 1)
+            metadata
+                .pointer("/annotations")
+                .and_then(Value::as_object)
+                .is_some_and(|annotations| {
+                    annotations.len() == 1 && annotations.contains_key(LAST_APPLIED)
+                })
+                && metadata
+                    .as_object()
+                    .is_some_and(|metadata| metadata.len() == 1)
         });
     if only_text {
         patch.clear();

@@ -19,7 +19,12 @@ pub(crate) struct Args {
     #[arg(requires = "kind")]
     names: Vec<String>,
     /// Remove what these files name instead.
-    #[arg(short = 'f', long = "filename", value_name = "FILE", conflicts_with = "kind")]
+    #[arg(
+        short = 'f',
+        long = "filename",
+        value_name = "FILE",
+        conflicts_with = "kind"
+    )]
     files: Vec<std::path::PathBuf>,
     /// Namespace of objects that name none.
     #[arg(short, long, default_value = "default")]
@@ -43,7 +48,11 @@ pub(crate) async fn run(args: &Args) -> Outcome {
             targets.push((label(kind, name), format!("{collection}/{name}")));
         }
     } else {
-        for document in (Files { files: args.files.clone() }).read()? {
+        for document in (Files {
+            files: args.files.clone(),
+        })
+        .read()?
+        {
             let place = document.place(&args.namespace)?;
             targets.push((place.label(), place.path()));
         }
@@ -57,7 +66,11 @@ pub(crate) async fn run(args: &Args) -> Outcome {
             Err(error) => failed.push(format!("{label}: {}", crate::exit::chain(&error))),
         }
     }
-    if failed.is_empty() { Ok(OK.into()) } else { Err(Failure::new(failed.join("\n"))) }
+    if failed.is_empty() {
+        Ok(OK.into())
+    } else {
+        Err(Failure::new(failed.join("\n")))
+    }
 }
 
 fn label(kind: &Kind, name: &str) -> String {

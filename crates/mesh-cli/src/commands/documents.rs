@@ -65,7 +65,10 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(doing)? {
         let path = entry.map_err(doing)?.path();
-        if path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json") {
+        if path
+            .extension()
+            .is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
+        {
             files.push(path);
         }
     }
@@ -81,20 +84,28 @@ fn read_file(file: &Path, documents: &mut Vec<Document>) -> Result<(), Failure> 
     } else {
         text = std::fs::read_to_string(file).map_err(doing)?;
     }
-    let objects: Vec<Value> = serde_saphyr::from_multiple(&text).map_err(|error| {
-        Failure::usage(format!("{}: {error}", file.display()))
-    })?;
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&text)
+        .map_err(|error| Failure::usage(format!("{}: {error}", file.display())))?;
     for (index, object) in objects.into_iter().enumerate() {
         let origin = format!("{}, document {}", file.display(), index + 1);
         match object {
             // What follows the last `---` of a file.
             Value::Null => {}
             Value::Object(map) if map.get("kind").and_then(Value::as_str) == Some("List") => {
-                let items = map.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
-                documents.extend(items.into_iter().enumerate().map(|(item, object)| Document {
-                    origin: format!("{origin}, item {}", item + 1),
-                    object,
-                }));
+                let items = map
+                    .get("items")
+                    .and_then(Value::as_array)
+                    .cloned()
+                    .unwrap_or_default();
+                documents.extend(
+                    items
+                        .into_iter()
+                        .enumerate()
+                        .map(|(item, object)| Document {
+                            origin: format!("{origin}, item {}", item + 1),
+                            object,
+                        }),
+                );
             }
             object => documents.push(Document { origin, object }),
         }
@@ -114,13 +125,22 @@ impl Document {
         let api_version = text("/apiVersion").ok_or_else(|| missing("apiVersion"))?;
         let kind = text("/kind").ok_or_else(|| missing("kind"))?;
         let name = text("/metadata/name").ok_or_else(|| missing("metadata.name"))?;
-        let version = api_version.rsplit_once('/').map_or(api_version, |(_, version)| version);
+        let version = api_version
+            .rsplit_once('/')
+            .map_or(api_version, |(_, version)| version);
         let kind = Kind::of_object(api_version, kind).ok_or_else(|| {
             let origin = &self.origin;
-            Failure::usage(format!("{origin}: `{kind}` of `{api_version}` is no kind that the mesh serves"))
+            Failure::usage(format!(
+                "{origin}: `{kind}` of `{api_version}` is no kind that the mesh serves"
+            ))
         })?;
         let namespace = text("/metadata/namespace").unwrap_or(namespace);
-        Ok(Place { kind, version, namespace, name })
+        Ok(Place {
+            kind,
+            version,
+            namespace,
+            name,
+        })
     }
 }
 
@@ -139,7 +159,9 @@ impl Place<'_> {
 
     /// `virtualservice.networking.istio.io/reviews`, as kubectl prints it.
     pub(crate) fn label(&self) -> String {
-        let Kind { singular, group, .. } = self.kind;
+        let Kind {
+            singular, group, ..
+        } = self.kind;
         let dot = if group.is_empty() { "" } else { "." };
         format!("{singular}{dot}{group}/{}", self.name)
     }

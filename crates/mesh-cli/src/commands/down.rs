@@ -27,9 +27,16 @@ pub(crate) async fn run(args: &Args) -> Outcome {
     let engine = engine::open(home)?;
     let groups = engine.list(&std::collections::BTreeMap::new()).await;
     let groups = groups.map_err(|error| Failure::of(&error))?;
-    engine.remove_all().await.map_err(|error| Failure::of(&error))?;
+    engine
+        .remove_all()
+        .await
+        .map_err(|error| Failure::of(&error))?;
     for status in &groups {
-        println!("removed {} with {} units", status.group.spec.name, status.units.len());
+        println!(
+            "removed {} with {} units",
+            status.group.spec.name,
+            status.units.len()
+        );
     }
     if args.purge {
         std::fs::remove_dir_all(home)

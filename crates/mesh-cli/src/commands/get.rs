@@ -55,7 +55,11 @@ pub(crate) async fn run(args: &Args) -> Outcome {
     if let Some(name) = &args.name {
         path = format!("{path}/{name}");
     }
-    let form = if args.json { Some(Form::Json) } else { args.output };
+    let form = if args.json {
+        Some(Form::Json)
+    } else {
+        args.output
+    };
     let accept = match form {
         None => "application/json;as=Table;v=v1;g=meta.k8s.io",
         Some(_) => "application/json",
@@ -65,7 +69,10 @@ pub(crate) async fn run(args: &Args) -> Outcome {
         .body(Vec::new())
         .map_err(|error| Failure::doing("making the request", &error))?;
     let client = args.connection.client().await?;
-    let found: Value = client.request(request).await.map_err(|error| Failure::of(&error))?;
+    let found: Value = client
+        .request(request)
+        .await
+        .map_err(|error| Failure::of(&error))?;
     match form {
         None => print_rows(&found, args.all_namespaces && kind.namespaced),
         Some(Form::Json) => print_json(&found)?,
@@ -89,7 +96,10 @@ fn print_rows(table: &Value, with_namespace: bool) {
         .map(|(index, _)| index)
         .collect();
     let title = |index: &usize| {
-        let name = columns.get(*index).and_then(|column| column.get("name")).and_then(Value::as_str);
+        let name = columns
+            .get(*index)
+            .and_then(|column| column.get("name"))
+            .and_then(Value::as_str);
         name.unwrap_or_default().to_uppercase()
     };
     let mut header: Vec<String> = shown.iter().map(title).collect();
@@ -102,15 +112,23 @@ fn print_rows(table: &Value, with_namespace: bool) {
         return;
     }
     let header: Vec<&str> = header.iter().map(String::as_str).collect();
-    print_table(&header, rows.iter().map(|row| {
-        let cell = |index: &usize| row.pointer(&format!("/cells/{index}")).map_or_else(String::new, plain);
-        let mut cells: Vec<String> = shown.iter().map(cell).collect();
-        if with_namespace {
-            let namespace = row.pointer("/object/metadata/namespace").and_then(Value::as_str);
-            cells.insert(0, namespace.unwrap_or_default().to_owned());
-        }
-        cells
-    }));
+    print_table(
+        &header,
+        rows.iter().map(|row| {
+            let cell = |index: &usize| {
+                row.pointer(&format!("/cells/{index}"))
+                    .map_or_else(String::new, plain)
+            };
+            let mut cells: Vec<String> = shown.iter().map(cell).collect();
+            if with_namespace {
+                let namespace = row
+                    .pointer("/object/metadata/namespace")
+                    .and_then(Value::as_str);
+                cells.insert(0, namespace.unwrap_or_default().to_owned());
+            }
+            cells
+        }),
+    );
 }
 
 fn plain(value: &Value) -> String {

@@ -27,11 +27,17 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: &Args) -> Outcome {
     let home = &args.home.home;
     if !home.exists() {
-        return Err(Failure::new(format!("nothing is there: {} does not exist", home.display()))
-            .with_hint("`mesh up` starts the control plane on this machine"));
+        return Err(Failure::new(format!(
+            "nothing is there: {} does not exist",
+            home.display()
+        ))
+        .with_hint("`mesh up` starts the control plane on this machine"));
     }
     let engine = engine::open(home)?;
-    let groups = engine.list(&BTreeMap::new()).await.map_err(|error| Failure::of(&error))?;
+    let groups = engine
+        .list(&BTreeMap::new())
+        .await
+        .map_err(|error| Failure::of(&error))?;
     let mut status = Status::default();
     for group in &groups {
         status.groups.push(look(group));
@@ -42,14 +48,19 @@ pub(crate) async fn run(args: &Args) -> Outcome {
         return Ok(OK.into());
     }
     print_groups(&status);
-    wrong.iter().for_each(|line| println!("{line}"));
+    for line in &wrong {
+        println!("{line}");
+    }
     Ok(ExitCode::from(if wrong.is_empty() { OK } else { DRIFT }))
 }
 
 fn print_groups(status: &Status) {
     let rows = status.groups.iter().flat_map(|group| {
         group.units.iter().map(|unit| {
-            let rules = group.rules.as_ref().map_or("-", |rules| rules.state.as_str());
+            let rules = group
+                .rules
+                .as_ref()
+                .map_or("-", |rules| rules.state.as_str());
             let addresses: Vec<_> = group.addresses.iter().map(ToString::to_string).collect();
             vec![
                 group.name.clone(),
@@ -62,5 +73,16 @@ fn print_groups(status: &Status) {
             ]
         })
     });
-    print_table(&["GROUP", "UNIT", "STATE", "READY", "RESTARTS", "RULES", "ADDRESSES"], rows);
+    print_table(
+        &[
+            "GROUP",
+            "UNIT",
+            "STATE",
+            "READY",
+            "RESTARTS",
+            "RULES",
+            "ADDRESSES",
+        ],
+        rows,
+    );
 }

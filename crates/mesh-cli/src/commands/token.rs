@@ -46,8 +46,17 @@ pub(crate) async fn run(command: &Command) -> Outcome {
     }
     println!("token: {token}");
     println!("trust domain: {}", facts.trust_domain);
-    facts.root_hashes.iter().for_each(|hash| println!("root sha256: {hash}"));
-    facts.cas.iter().for_each(|address| println!("ca: {address}"));
-    facts.pilots.iter().for_each(|address| println!("pilot: {address}"));
+    facts
+        .root_hashes
+        .iter()
+        .for_each(|hash| println!("root sha256: {hash}"));
+    facts
+        .cas
+        .iter()
+        .for_each(|address| println!("ca: {address}"));
+    facts
+        .pilots
+        .iter()
+        .for_each(|address| println!("pilot: {address}"));
     Ok(OK.into())
 }

@@ -25,10 +25,13 @@ pub(crate) struct Args {
 /// `mesh stop`.
 pub(crate) async fn stop(args: &Args) -> Outcome {
     let engine = engine::open(&args.home.home)?;
-    let mut units = units(&engine, args).await?;
+    let mut units = engine::units(&engine, &args.group, args.unit.as_ref()).await?;
     units.reverse();
     for unit in units {
-        let outcome = engine.stop_unit(&args.group, &unit).await.map_err(|e| Failure::of(&e))?;
+        let outcome = engine
+            .stop_unit(&args.group, &unit)
+            .await
+            .map_err(|e| Failure::of(&e))?;
         let words = match outcome {
             Stop::Stopped => "stopped",
             Stop::NotRunning => "was not running",
@@ -42,12 +45,17 @@ pub(crate) async fn stop(args: &Args) -> Outcome {
 pub(crate) async fn start(args: &Args) -> Outcome {
     let engine = engine::open(&args.home.home)?;
     if args.unit.is_none() {
-        mesh_runtime::start_group(&engine, &args.group, PATIENCE).await.map_err(|e| Failure::of(&e))?;
+        mesh_runtime::start_group(&engine, &args.group, PATIENCE)
+            .await
+            .map_err(|e| Failure::of(&e))?;
         println!("{} is ready", args.group);
         return Ok(OK.into());
     }
-    for unit in units(&engine, args).await? {
-        let outcome = engine.start_unit(&args.group, &unit).await.map_err(|e| Failure::of(&e))?;
+    for unit in engine::units(&engine, &args.group, args.unit.as_ref()).await? {
+        let outcome = engine
+            .start_unit(&args.group, &unit)
+            .await
+            .map_err(|e| Failure::of(&e))?;
         let words = match outcome {
             Start::Started => "started",
             Start::AlreadyRunning => "was running",
@@ -55,17 +63,4 @@ pub(crate) async fn start(args: &Args) -> Outcome {
         println!("{}/{unit} {words}", args.group);
     }
     Ok(OK.into())
-}
-
-async fn units(engine: &mesh_runtime::ProcessEngine, args: &Args) -> Result<Vec<Name>, Failure> {
-    if let Some(unit) = &args.unit {
-        return Ok(vec![unit.clone()]);
-    }
-    let groups = engine.list(&std::collections::BTreeMap::new()).await;
-    groups
-        .map_err(|error| Failure::of(&error))?
-        .into_iter()
-        .find(|status| status.group.spec.name == args.group)
-        .map(|status| status.units.into_iter().map(|unit| unit.name).collect())
-        .ok_or_else(|| Failure::new(format!("there is no group `{}`", args.group)))
 }

@@ -60,25 +60,34 @@ pub(crate) async fn run(args: &Args) -> Outcome {
         separate: args.separate,
         certificate_ttl: args.certificate_ttl,
     };
-    let group = plan.group()?;
+    let group = Plan::group()?;
     engine.create_group(&group).await.map_err(of)?;
-    for unit in plan.units()? {
-        let state = match engine.create_unit(&group.name, &unit).await.map_err(of)? {
+    let units = plan.units()?;
+    for unit in &units {
+        let state = match engine.create_unit(&group.name, unit).await.map_err(of)? {
             Creation::Created => "created",
             Creation::Exists => "is there",
         };
         eprintln!("{}: {state}", unit.name);
     }
-    start_group(&engine, &group.name, PATIENCE).await.map_err(|error| {
-        Failure::of(&error).with_hint(format!("see `mesh logs {}`", group.name))
-    })?;
+    let hint = format!("see `mesh logs {}`", group.name);
+    let late = |error: mesh_runtime::RuntimeError| Failure::of(&error).with_hint(&hint);
+    start_group(&engine, &group.name, PATIENCE).await.map_err(late)?;
+    for unit in &units {
+        engine.wait_ready(&group.name, &unit.name, PATIENCE).await.map_err(late)?;
+    }
 
     let file = home.join("kubeconfig");
     let client = connect::client(&file).await?;
     if !args.permissive && store_strict(&client).await? {
-        println!("stored PeerAuthentication default in istio-system: mutual TLS is STRICT in the whole mesh");
+        println!(
+            "stored PeerAuthentication default in istio-system: mutual TLS is STRICT in the whole mesh"
+        );
     }
-    println!("the control plane is ready; kubeconfig of the admin: {}", file.display());
+    println!(
+        "the control plane is ready; kubeconfig of the admin: {}",
+        file.display()
+    );
     Ok(OK.into())
 }
 
@@ -100,6 +109,9 @@ async fn store_strict(client: &Client) -> Result<bool, Failure> {
     match client.request::<Value>(request).await {
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(false),
-        Err(error) => Err(Failure::doing("storing the mesh-wide PeerAuthentication", &error)),
+        Err(error) => Err(Failure::doing(
+            "storing the mesh-wide PeerAuthentication",
+            &error,
+        )),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use mesh_model::istio;
+use mesh_model::istio::{self, IstioKind};
 use serde::Serialize;
 
 use super::documents::{Document, Files};
@@ -30,16 +30,33 @@ struct Verdict {
 }
 
 pub(crate) fn run(args: &Args) -> Outcome {
-    let verdicts: Vec<_> =
-        args.files.read()?.iter().map(|document| judge(document, args.strict)).collect();
+    let verdicts: Vec<_> = args
+        .files
+        .read()?
+        .iter()
+        .map(|document| judge(document, args.strict))
+        .collect();
     if args.format.json {
         print_json(&verdicts)?;
     } else {
-        for Verdict { document, problems, warnings } in &verdicts {
-            let state = if problems.is_empty() { "valid" } else { "invalid" };
+        for Verdict {
+            document,
+            problems,
+            warnings,
+        } in &verdicts
+        {
+            let state = if problems.is_empty() {
+                "valid"
+            } else {
+                "invalid"
+            };
             println!("{document}: {state}");
-            problems.iter().for_each(|problem| println!("  error: {problem}"));
-            warnings.iter().for_each(|warning| println!("  warning: {warning}"));
+            for problem in problems {
+                println!("  error: {problem}");
+            }
+            for warning in warnings {
+                println!("  warning: {warning}");
+            }
         }
     }
     let bad = verdicts.iter().any(|verdict| !verdict.problems.is_empty());
@@ -59,13 +76,19 @@ fn judge(document: &Document, strict: bool) -> Verdict {
             return verdict;
         }
     };
-    if !kind.is_istio() {
+    // The other kinds are Kubernetes' own; only the API server checks those.
+    let Some(kind) = IstioKind::of(kind) else {
         return verdict;
-    }
+    };
     let checked = istio::check(kind, &document.object);
-    verdict.problems.extend(checked.problems.iter().map(ToString::to_string));
+    verdict
+        .problems
+        .extend(checked.problems.iter().map(ToString::to_string));
     verdict.warnings.extend(checked.warnings);
-    let unknown = checked.unknown_fields.iter().map(|field| format!("{field}: unknown field"));
+    let unknown = checked
+        .unknown_fields
+        .iter()
+        .map(|field| format!("{field}: unknown field"));
     if strict {
         verdict.problems.extend(unknown);
     } else {

@@ -122,7 +122,12 @@ pub fn prepare_create(object: &mut Value, kind: Kind, clock: Clock) -> Result<()
         let name = format!("{head}{}", identifier::suffix());
         metadata.insert("name".to_owned(), name.into());
     }
-    for field in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+    for field in [
+        "resourceVersion",
+        "selfLink",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+    ] {
         metadata.remove(field);
     }
     metadata.insert("uid".to_owned(), identifier::uid().into());
@@ -174,7 +179,9 @@ pub fn prepare_update(
     let claimed = metadata.get("uid").and_then(Value::as_str);
     let uid = old["metadata"]["uid"].as_str().unwrap_or_default();
     if let Some(claimed) = claimed.filter(|claimed| !claimed.is_empty() && *claimed != uid) {
-        let why = format!("Precondition failed: UID in precondition: {claimed}, UID in object meta: {uid}");
+        let why = format!(
+            "Precondition failed: UID in precondition: {claimed}, UID in object meta: {uid}"
+        );
         return Err(Failure::conflict(kind, name, &why));
     }
     metadata.remove("selfLink");
@@ -218,11 +225,18 @@ fn set_defaults(object: &mut Value, kind: Kind) -> Result<(), Failure> {
 
 /// `stringData` is for writing only: it becomes `data`.
 fn set_secret_defaults(object: &mut Value, kind: Kind) -> Result<(), Failure> {
-    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let name = object["metadata"]["name"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
     let Some(map) = object.as_object_mut() else {
         return Ok(());
     };
-    if map.get("type").and_then(Value::as_str).is_none_or(str::is_empty) {
+    if map
+        .get("type")
+        .and_then(Value::as_str)
+        .is_none_or(str::is_empty)
+    {
         map.insert("type".to_owned(), "Opaque".into());
     }
     let plain = match map.remove("stringData") {
@@ -347,7 +361,10 @@ fn differs_in_content(new: &Value, old: &Value) -> bool {
             .into_iter()
             .flatten()
             .filter(|(field, _)| {
-                !matches!(field.as_str(), "metadata" | "status" | "apiVersion" | "kind")
+                !matches!(
+                    field.as_str(),
+                    "metadata" | "status" | "apiVersion" | "kind"
+                )
             })
             .map(|(field, value)| (field.clone(), value.clone()))
             .collect()

@@ -176,7 +176,10 @@ impl Policy {
         self.grants(attributes.user, namespace)
             .find(|(_, rule)| rule.allows(attributes.verb, attributes.object))
             .map_or(Decision::Denied, |(binding, _)| Decision::Allowed {
-                by: format!("binding {} to {} {}", binding.name, binding.role.kind, binding.role.name),
+                by: format!(
+                    "binding {} to {} {}",
+                    binding.name, binding.role.kind, binding.role.name
+                ),
             })
     }
 
@@ -232,7 +235,11 @@ impl Policy {
             })
             .flat_map(|(place, binding)| {
                 // A binding of a namespace may give a Role of that namespace or a ClusterRole.
-                let of = if binding.role.kind == "Role" { place } else { "" };
+                let of = if binding.role.kind == "Role" {
+                    place
+                } else {
+                    ""
+                };
                 self.role(of, &binding.role.name)
                     .unwrap_or_default()
                     .iter()
@@ -282,13 +289,14 @@ impl Rule {
                         && (self.resource_names.is_empty()
                             || self.resource_names.iter().any(|found| found == name))
                 }
-                Object::Path(path) => self
-                    .non_resource_urls
-                    .iter()
-                    .any(|pattern| match pattern.strip_suffix('*') {
-                        Some(prefix) => path.starts_with(prefix),
-                        None => pattern == path,
-                    }),
+                Object::Path(path) => {
+                    self.non_resource_urls
+                        .iter()
+                        .any(|pattern| match pattern.strip_suffix('*') {
+                            Some(prefix) => path.starts_with(prefix),
+                            None => pattern == path,
+                        })
+                }
             }
     }
 
@@ -300,7 +308,9 @@ impl Rule {
             match found.split_once('/') {
                 None => subresource.is_empty() && found == resource,
                 Some((kind, sub)) => {
-                    sub == subresource && !subresource.is_empty() && (kind == "*" || kind == resource)
+                    sub == subresource
+                        && !subresource.is_empty()
+                        && (kind == "*" || kind == resource)
                 }
             }
         })
@@ -349,7 +359,9 @@ impl Rule {
         if let Some(url) = part.non_resource_urls.first() {
             return self.non_resource_urls.iter().any(|held| {
                 held == url
-                    || held.strip_suffix('*').is_some_and(|prefix| url.starts_with(prefix))
+                    || held
+                        .strip_suffix('*')
+                        .is_some_and(|prefix| url.starts_with(prefix))
             });
         }
         let resource = part.resources.first().map_or("", String::as_str);

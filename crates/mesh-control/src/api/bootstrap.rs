@@ -124,7 +124,10 @@ impl Authority {
             parsed.public_key().subject_public_key.data == key.public_key_raw()
         });
         if !is_pair {
-            return Err(content(&certificate_path, "the certificate of the CA's key"));
+            return Err(content(
+                &certificate_path,
+                "the certificate of the CA's key",
+            ));
         }
         let issuer = Issuer::from_ca_cert_der(&certificate, key)
             .map_err(|_| content(&certificate_path, "the certificate of a CA"))?;
@@ -176,7 +179,10 @@ impl Authority {
         };
         let mut params = params("mesh api", &[], SERVER_LIFE);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let fixed_addresses = [IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])];
+        let fixed_addresses = [
+            IpAddr::from([127, 0, 0, 1]),
+            IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
+        ];
         let mut sans: Vec<SanType> = Vec::new();
         for address in addresses.iter().chain(&fixed_addresses) {
             // A wildcard is where one listens, not a name.
@@ -241,8 +247,11 @@ impl Authority {
             let client = match kept {
                 Some(client) => client,
                 None => {
-                    let groups: Vec<_> =
-                        account.groups.iter().map(|group| (*group).to_owned()).collect();
+                    let groups: Vec<_> = account
+                        .groups
+                        .iter()
+                        .map(|group| (*group).to_owned())
+                        .collect();
                     self.client(account.user, &groups, CLIENT_LIFE)?
                 }
             };
@@ -497,7 +506,9 @@ mod tests {
         let now = SystemTime::now();
         authority.write_kubeconfigs(URL, now).unwrap();
         let first = certificate();
-        authority.write_kubeconfigs("https://10.0.0.1:6443", now).unwrap();
+        authority
+            .write_kubeconfigs("https://10.0.0.1:6443", now)
+            .unwrap();
         assert_eq!(certificate(), first);
         let (early, late) = (now + CLIENT_LIFE / 2, now + CLIENT_LIFE / 4 * 3);
         authority.write_kubeconfigs(URL, early).unwrap();
@@ -522,7 +533,9 @@ mod tests {
         authority.write_kubeconfigs(URL, SystemTime::now()).unwrap();
         let groups = ["readers".to_owned()];
         let life = Duration::from_secs(3600);
-        let text = authority.user_kubeconfig("bob", &groups, life, None).unwrap();
+        let text = authority
+            .user_kubeconfig("bob", &groups, life, None)
+            .unwrap();
         let config: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(config["clusters"][0]["cluster"]["server"], URL);
         let client = authority.usable(&text, SystemTime::now()).unwrap();

@@ -72,7 +72,11 @@ pub(super) fn version() -> Value {
 pub(super) fn group_versions() -> Vec<(&'static str, &'static str)> {
     std::iter::once("")
         .chain(groups())
-        .flat_map(|group| versions(group).into_iter().map(move |version| (group, version)))
+        .flat_map(|group| {
+            versions(group)
+                .into_iter()
+                .map(move |version| (group, version))
+        })
         .collect()
 }
 
@@ -250,7 +254,13 @@ fn aggregate(version: &str, groups: &[&str]) -> Response<Body> {
 }
 
 fn aggregate_resources(group: &str, version: &str) -> Vec<Value> {
-    let scope = |is_namespaced| if is_namespaced { "Namespaced" } else { "Cluster" };
+    let scope = |is_namespaced| {
+        if is_namespaced {
+            "Namespaced"
+        } else {
+            "Cluster"
+        }
+    };
     let kinds = Kind::all()
         .filter(|kind| kind.group == group && kind.versions.contains(&version))
         .map(|kind| {

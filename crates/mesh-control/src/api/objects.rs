@@ -238,7 +238,11 @@ impl Objects {
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(Failure::conflict(kind, &name, "its namespace keeps changing"))
+        Err(Failure::conflict(
+            kind,
+            &name,
+            "its namespace keeps changing",
+        ))
     }
 
     /// Changes an object by a function of what is stored.
@@ -426,7 +430,11 @@ pub fn name_of(object: &Value) -> String {
 /// 422 if it does not.
 pub fn check_replacement(object: &Value, kind: Kind) -> Result<(), Failure> {
     if kind.istio().is_some() && insisted_revision(object).is_none() {
-        let problem = Problem::new("metadata.resourceVersion", "", "specified, as an update needs");
+        let problem = Problem::new(
+            "metadata.resourceVersion",
+            "",
+            "specified, as an update needs",
+        );
         return Err(Failure::invalid(kind, &name_of(object), &problem.into()));
     }
     Ok(())

@@ -52,7 +52,9 @@ impl Patch {
             "application/strategic-merge-patch+json" if kind.istio().is_none() => {
                 let value = super::body::json(body)?;
                 if !value.is_object() {
-                    return Err(Failure::bad_request("a strategic merge patch must be an object"));
+                    return Err(Failure::bad_request(
+                        "a strategic merge patch must be an object",
+                    ));
                 }
                 Ok(Self::Strategic(value))
             }

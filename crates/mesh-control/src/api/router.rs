@@ -37,11 +37,7 @@ pub(super) struct Api {
 }
 
 /// Answers a request; whatever happens, it is answered.
-pub(super) async fn respond(
-    api: Arc<Api>,
-    peer: Peer,
-    request: Request<Body>,
-) -> Response<Body> {
+pub(super) async fn respond(api: Arc<Api>, peer: Peer, request: Request<Body>) -> Response<Body> {
     let method = request.method().clone();
     let answered = AssertUnwindSafe(api.answer(&peer, request))
         .catch_unwind()
@@ -63,11 +59,7 @@ pub(super) async fn respond(
 // === impl Api ===
 
 impl Api {
-    async fn answer(
-        &self,
-        peer: &Peer,
-        request: Request<Body>,
-    ) -> Result<Response<Body>, Failure> {
+    async fn answer(&self, peer: &Peer, request: Request<Body>) -> Result<Response<Body>, Failure> {
         let call = Call::parse(request.method(), request.uri())?;
         if call.verb.is_empty() {
             return Err(Failure::method_not_allowed());

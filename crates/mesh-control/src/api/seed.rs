@@ -57,7 +57,11 @@ async fn make(
 fn roles() -> Vec<(&'static str, Option<&'static str>, Value)> {
     let mut all: Vec<(&'static str, Option<&'static str>, Value)> = Vec::new();
     for (name, rules) in cluster_roles() {
-        all.push(("clusterroles", None, json!({"metadata": {"name": name}, "rules": rules})));
+        all.push((
+            "clusterroles",
+            None,
+            json!({"metadata": {"name": name}, "rules": rules}),
+        ));
     }
     for (role, subject) in [
         ("system:discovery", group(User::AUTHENTICATED)),
@@ -79,7 +83,11 @@ fn roles() -> Vec<(&'static str, Option<&'static str>, Value)> {
     }
     for (name, rules, subject) in system_roles() {
         let system = Some("mesh-system");
-        all.push(("roles", system, json!({"metadata": {"name": name}, "rules": rules})));
+        all.push((
+            "roles",
+            system,
+            json!({"metadata": {"name": name}, "rules": rules}),
+        ));
         all.push((
             "rolebindings",
             system,
@@ -94,10 +102,21 @@ fn roles() -> Vec<(&'static str, Option<&'static str>, Value)> {
 }
 
 fn cluster_roles() -> Vec<(&'static str, Value)> {
-    let istio = json!(["networking.istio.io", "security.istio.io", "telemetry.istio.io"]);
+    let istio = json!([
+        "networking.istio.io",
+        "security.istio.io",
+        "telemetry.istio.io"
+    ]);
     let read = json!(["get", "list", "watch"]);
     let write = json!([
-        "create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"
+        "create",
+        "delete",
+        "deletecollection",
+        "get",
+        "list",
+        "patch",
+        "update",
+        "watch"
     ]);
     let view = vec![
         json!({"apiGroups": istio, "resources": ["*"], "verbs": read}),
@@ -215,8 +234,8 @@ fn system_roles() -> Vec<(&'static str, Value, Value)> {
             }]),
             group(User::AUTHENTICATED),
         ),
-        ("mesh:pilot", json!([maps]), user("mesh:pilot")),
-        ("mesh:mixer", json!([maps]), user("mesh:mixer")),
+        ("mesh:pilot", with_join(&maps, "pilot"), user("mesh:pilot")),
+        ("mesh:mixer", with_join(&maps, "mixer"), user("mesh:mixer")),
         (
             "mesh:ca",
             json!([
@@ -238,6 +257,20 @@ fn system_roles() -> Vec<(&'static str, Value, Value)> {
             user("mesh:ca"),
         ),
     ]
+}
+
+/// Joining the mesh as a workload does: with a token of the role's own account, and of no other.
+fn with_join(maps: &Value, account: &str) -> Value {
+    json!([
+        maps,
+        {"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": ["create"]},
+        {
+            "apiGroups": [""],
+            "resources": ["serviceaccounts/token"],
+            "resourceNames": [account],
+            "verbs": ["create"],
+        },
+    ])
 }
 
 fn reviewer() -> Value {

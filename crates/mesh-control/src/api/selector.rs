@@ -245,7 +245,10 @@ mod tests {
         ] {
             let uri = format!("/api/v1/namespaces?{query}").parse().unwrap();
             let call = Call::parse(&Method::GET, &uri).unwrap();
-            assert!(Selector::parse(&call.query, Kind::namespace()).is_err(), "{query}");
+            assert!(
+                Selector::parse(&call.query, Kind::namespace()).is_err(),
+                "{query}"
+            );
         }
     }
 }

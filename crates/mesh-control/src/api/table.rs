@@ -77,8 +77,7 @@ impl Form {
         if !matches!(parts.next()?, "application/json" | "application/*" | "*/*") {
             return None;
         }
-        let parameters: Vec<(&str, &str)> =
-            parts.filter_map(|part| part.split_once('=')).collect();
+        let parameters: Vec<(&str, &str)> = parts.filter_map(|part| part.split_once('=')).collect();
         let get = |name: &str| {
             let found = parameters.iter().find(|(key, _)| *key == name);
             found.map(|(_, value)| *value)

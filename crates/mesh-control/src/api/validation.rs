@@ -137,7 +137,9 @@ fn check_metadata(kind: Kind, object: &Value, problems: &mut Problems) {
             "a DNS subdomain (labels of a-z, 0-9, `-`, joined by `.`; at most 253)",
         ));
     }
-    check_map(metadata, "labels", problems, |value| is_label_value(value).then_some(()).ok_or("a label value (a-z, A-Z, 0-9, `-`, `_`, `.`; at most 63; begins and ends with a letter or digit)"));
+    check_map(metadata, "labels", problems, |value| {
+        is_label_value(value).then_some(()).ok_or("a label value (a-z, A-Z, 0-9, `-`, `_`, `.`; at most 63; begins and ends with a letter or digit)")
+    });
     check_map(metadata, "annotations", problems, |_| Ok(()));
     let size: usize = metadata["annotations"]
         .as_object()

@@ -175,7 +175,8 @@ impl Watcher {
 
 /// A line that tells nothing but the place.
 fn bookmark(want: &Subscription, ends_initial: bool) -> Bytes {
-    let mut metadata = json!({"resourceVersion": want.after.to_string(), "creationTimestamp": null});
+    let mut metadata =
+        json!({"resourceVersion": want.after.to_string(), "creationTimestamp": null});
     if ends_initial {
         metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
     }

@@ -160,14 +160,14 @@ impl Root {
         let text = |key: &'static str| {
             let bytes = secret.data.as_ref().and_then(|data| data.get(key));
             let bytes = bytes.ok_or_else(|| unusable(key, "it is missing"))?;
-            String::from_utf8(bytes.0.clone()).map_err(|error| unusable(key, error))
+            String::from_utf8(bytes.0.clone()).map_err(|error| unusable(key, &error))
         };
         let der = PrivateKeyDer::from_pem_slice(text(SIGNING_KEY)?.as_bytes())
-            .map_err(|error| unusable(SIGNING_KEY, error))?;
-        let key = KeyPair::try_from(&der).map_err(|error| unusable(SIGNING_KEY, error))?;
+            .map_err(|error| unusable(SIGNING_KEY, &error))?;
+        let key = KeyPair::try_from(&der).map_err(|error| unusable(SIGNING_KEY, &error))?;
         let public_key = key.subject_public_key_info();
         let signing = TrustBundle::from_pem(&text(SIGNING_CERTIFICATE)?)
-            .map_err(|error| unusable(SIGNING_CERTIFICATE, error))?;
+            .map_err(|error| unusable(SIGNING_CERTIFICATE, &error))?;
         let [certificate] = signing.roots() else {
             return Err(unusable(
                 SIGNING_CERTIFICATE,
@@ -175,7 +175,7 @@ impl Root {
             ));
         };
         let bundle =
-            TrustBundle::from_pem(&text(ROOTS)?).map_err(|error| unusable(ROOTS, error))?;
+            TrustBundle::from_pem(&text(ROOTS)?).map_err(|error| unusable(ROOTS, &error))?;
         if certificate.public_key() != public_key {
             return Err(RootError::Contradiction {
                 reason: "the signing certificate is of another key",
@@ -187,7 +187,7 @@ impl Root {
             });
         }
         let issuer = Issuer::from_ca_cert_der(certificate.der(), key)
-            .map_err(|error| unusable(SIGNING_CERTIFICATE, error))?;
+            .map_err(|error| unusable(SIGNING_CERTIFICATE, &error))?;
         Ok(Self {
             issuer,
             certificate: certificate.clone(),
@@ -229,7 +229,7 @@ impl Root {
     }
 }
 
-fn unusable(key: &'static str, reason: impl ToString) -> RootError {
+fn unusable(key: &'static str, reason: &(impl ToString + ?Sized)) -> RootError {
     RootError::Secret {
         key,
         reason: reason.to_string(),

@@ -90,14 +90,15 @@ impl FakeApi {
                     None => (StatusCode::NOT_FOUND, failure(404, "NotFound")),
                 }
             }
-            (Method::POST, "/api/v1/namespaces/mesh-system/secrets") => match &world.secret {
-                Some(_) => (StatusCode::CONFLICT, failure(409, "AlreadyExists")),
-                None => {
+            (Method::POST, "/api/v1/namespaces/mesh-system/secrets") => {
+                if world.secret.is_some() {
+                    (StatusCode::CONFLICT, failure(409, "AlreadyExists"))
+                } else {
                     let secret: Value = serde_json::from_slice(&body).unwrap();
                     world.secret = Some(secret.clone());
                     (StatusCode::CREATED, secret)
                 }
-            },
+            }
             (Method::GET, path) if world.accounts.iter().any(|account| account == path) => (
                 StatusCode::OK,
                 json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "x"}}),

@@ -159,6 +159,18 @@ impl Layer {
         Ok(())
     }
 
+    /// Whether both are the same memory, type by type; after [`Self::share_with`], whether
+    /// nothing changed.
+    pub fn is_same(&self, other: &Self) -> bool {
+        ResourceType::ALL.into_iter().all(|kind| {
+            match (self.resources(kind), other.resources(kind)) {
+                (Some(a), Some(b)) => Arc::ptr_eq(a, b) || (a.is_empty() && b.is_empty()),
+                (Some(some), None) | (None, Some(some)) => some.is_empty(),
+                (None, None) => true,
+            }
+        })
+    }
+
     /// Takes over what did not change: each type and resource equal to `old`'s shares its memory.
     pub fn share_with(&mut self, old: &Self) {
         for (slot, old) in self.types.iter_mut().zip(&old.types) {

@@ -1,1 +1,191 @@
-//! What a proxy is to have: a pure function of the mesh.
+//! Configuration of proxies, made from a [`Mesh`] and nothing else.
+//!
+//! Equal meshes give equal bytes. What all proxies of a namespace have in common (everything
+//! outbound) is made once by [`shared`]; what a workload alone has (everything inbound) by [`own`].
+
+mod access_log;
+mod authorization;
+mod cluster;
+mod endpoint;
+mod fault;
+mod inbound;
+mod listener;
+mod name;
+mod outbound;
+mod route;
+mod tls;
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh_model::destination::HostRules;
+use mesh_model::istio::VirtualService;
+use mesh_model::{Host, Namespace, Object, Workload};
+use prost::Name;
+
+use super::mesh::{Entry, Mesh};
+use super::resource::{Layer, Resource, ResourceType};
+
+/// The mesh as callers of one namespace see it.
+#[derive(Clone, Copy, Debug)]
+struct View<'a> {
+    mesh: &'a Mesh,
+    namespace: &'a Namespace,
+}
+
+/// Messages of one type by their names, of which each occurs once.
+type Named<M> = BTreeMap<String, M>;
+
+/// What every proxy of `namespace` has: everything for calls that leave it, and the name table.
+pub fn shared(mesh: &Mesh, namespace: &Namespace) -> Layer {
+    let view = View { mesh, namespace };
+    let mut clusters = Named::new();
+    let mut endpoints = Named::new();
+    let mut listeners = Named::new();
+    let mut routes = Named::new();
+    let mut names = Named::new();
+
+    let fixed = cluster::fixed(mesh);
+    clusters.extend(
+        fixed
+            .into_iter()
+            .map(|cluster| (cluster.name.clone(), cluster)),
+    );
+    let catch_all = outbound::catch_all(&view);
+    listeners.insert(catch_all.name.clone(), catch_all);
+    for port in view.http_ports() {
+        let listener = outbound::http(&view, port);
+        listeners.insert(listener.name.clone(), listener);
+        let configurations = route::configurations(&view, port);
+        routes.extend(
+            configurations
+                .into_iter()
+                .map(|routes| (routes.name.clone(), routes)),
+        );
+    }
+    for entry in mesh.seen_from(namespace) {
+        if entry.addresses.is_some() {
+            names.insert(entry.service.host.to_string(), name::of(&entry.service));
+        }
+        for (port, declared) in &entry.service.ports {
+            if !declared.protocol.is_http()
+                && let Some(listener) = outbound::tcp(&view, entry, *port)
+            {
+                listeners.insert(listener.name.clone(), listener);
+            }
+            for destination in cluster::outbound(&view, entry, *port) {
+                let name = destination.cluster.name.clone();
+                if let Some(labels) = destination.endpoints {
+                    let assignment =
+                        endpoint::assignment(mesh, &name, &entry.service, *port, &labels);
+                    endpoints.insert(name.clone(), assignment);
+                }
+                clusters.insert(name, destination.cluster);
+            }
+        }
+    }
+
+    let mut layer = Layer::default();
+    set(&mut layer, ResourceType::Cluster, &clusters);
+    set(&mut layer, ResourceType::Endpoint, &endpoints);
+    set(&mut layer, ResourceType::Listener, &listeners);
+    set(&mut layer, ResourceType::Route, &routes);
+    set(&mut layer, ResourceType::Name, &names);
+    layer
+}
+
+/// What the proxy of `workload` alone has: everything for calls that come to it.
+pub fn own(mesh: &Mesh, workload: &Workload) -> Layer {
+    let declared = inbound::declared(workload);
+    let mut numbers = mesh.ports_of_mutual_tls(workload);
+    numbers.extend(declared.keys());
+    let ports: Vec<_> = numbers
+        .into_iter()
+        .filter(|number| !super::mesh::is_reserved(*number))
+        .map(|number| {
+            let known = declared.get(&number);
+            inbound::Port {
+                number,
+                protocol: known.map(|(protocol, _)| *protocol),
+                services: known
+                    .map(|(_, services)| services.clone())
+                    .unwrap_or_default(),
+                mode: mesh.mutual_tls(workload, number),
+            }
+        })
+        .collect();
+
+    let mut clusters = Named::new();
+    for port in &ports {
+        let cluster = cluster::inbound(port.number, port.protocol);
+        clusters.insert(cluster.name.clone(), cluster);
+    }
+    let rest = cluster::inbound_passthrough();
+    clusters.insert(rest.name.clone(), rest);
+    let listener = inbound::Inbound {
+        namespace: &workload.namespace,
+        trust_domain: &mesh.trust_domain,
+        ports,
+        mode: mesh.mutual_tls_elsewhere(workload),
+        filters: authorization::Filters::of(mesh, workload),
+    }
+    .listener();
+
+    let mut layer = Layer::default();
+    set(&mut layer, ResourceType::Cluster, &clusters);
+    let listeners = Named::from([(listener.name.clone(), listener)]);
+    set(&mut layer, ResourceType::Listener, &listeners);
+    layer
+}
+
+// === impl View ===
+
+impl<'a> View<'a> {
+    /// The entry of a host, if callers of this namespace can see it.
+    fn entry(&self, host: &Host) -> Option<&'a Entry> {
+        let entry = self.mesh.entries.get(host);
+        entry.filter(|entry| entry.is_seen_from(self.namespace))
+    }
+
+    /// The ports on which some service speaks HTTP.
+    fn http_ports(&self) -> BTreeSet<u16> {
+        self.mesh
+            .seen_from(self.namespace)
+            .flat_map(|entry| &entry.service.ports)
+            .filter(|(_, port)| port.protocol.is_http())
+            .map(|(number, _)| *number)
+            .collect()
+    }
+
+    /// The services that speak HTTP on a port.
+    fn http_entries(&self, port: u16) -> impl Iterator<Item = &'a Entry> {
+        self.mesh.seen_from(self.namespace).filter(move |entry| {
+            let declared = entry.service.ports.get(&port);
+            declared.is_some_and(|declared| declared.protocol.is_http())
+        })
+    }
+
+    fn virtual_service(&self, host: &Host) -> Option<&'a Object<VirtualService>> {
+        self.mesh.virtual_service(host, self.namespace)
+    }
+
+    /// How connections to a host are made.
+    fn rules(&self, host: &Host) -> HostRules<'a> {
+        self.mesh.destination_rules(host, self.namespace)
+    }
+
+    /// The hosts that have routes but no entry.
+    fn routed_hosts(&self) -> impl Iterator<Item = Host> {
+        self.mesh.routed_hosts(self.namespace)
+    }
+}
+
+/// Encodes the messages of a type; none of a type that has none leaves it empty, not absent.
+fn set<M: Name>(layer: &mut Layer, kind: ResourceType, messages: &Named<M>) {
+    let resources = messages
+        .iter()
+        .map(|(name, message)| Resource::encode(name, message))
+        .collect();
+    let unique = layer.set(kind, resources);
+    debug_assert!(unique.is_ok(), "the keys of a map are unique");
+}

@@ -103,7 +103,8 @@ impl EtcdStore {
 
     /// Checks an answer's header against what was seen before its request was sent.
     fn check(&self, header: Option<&ResponseHeader>, before: Seen) -> Result<Revision, StoreError> {
-        let header = header.ok_or_else(|| StoreError::unavailable("etcd answered without header"))?;
+        let header =
+            header.ok_or_else(|| StoreError::unavailable("etcd answered without header"))?;
         let found = unsigned(header.revision);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let is_other = before.cluster != 0 && header.cluster_id != before.cluster;
@@ -436,9 +437,7 @@ fn written(response: &TxnResponse) -> Result<Revision, StoreError> {
 /// The revision of the key that the range at `index` of the answer found.
 fn found(response: &TxnResponse, index: usize) -> Option<Revision> {
     match &response.responses.get(index)?.response {
-        Some(Answered::ResponseRange(range)) => {
-            Some(unsigned(range.kvs.first()?.mod_revision))
-        }
+        Some(Answered::ResponseRange(range)) => Some(unsigned(range.kvs.first()?.mod_revision)),
         _ => None,
     }
 }

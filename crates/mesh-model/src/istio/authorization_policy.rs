@@ -1,5 +1,7 @@
 //! `AuthorizationPolicy`: who may call a workload.
 
+mod validate;
+
 use super::message::{choice, message};
 use super::shared::WorkloadSelector;
 
@@ -149,4 +151,50 @@ choice! {
         /// Not supported: refused. Somebody else is asked.
         Custom,
     }
+}
+
+/// What a [`Condition`] looks at.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Key<'a> {
+    /// A header of the request, by its name.
+    Header(&'a str),
+    /// The address that the connection comes from.
+    SourceIp,
+    /// The namespace of the caller's identity.
+    SourceNamespace,
+    /// The caller's identity, as in [`Source::principals`].
+    SourcePrincipal,
+    /// The caller's service account, as in [`Source::service_accounts`].
+    SourceServiceAccount,
+    /// The address that the connection goes to.
+    DestinationIp,
+    /// The port that the connection goes to.
+    DestinationPort,
+    /// The server name that TLS asks for.
+    Sni,
+}
+
+impl<'a> Key<'a> {
+    /// What a key of Istio's means; `None` when this mesh does not support it.
+    pub fn of(key: &'a str) -> Option<Self> {
+        Some(match key {
+            "source.ip" => Self::SourceIp,
+            "source.namespace" => Self::SourceNamespace,
+            "source.principal" => Self::SourcePrincipal,
+            "source.serviceAccount" => Self::SourceServiceAccount,
+            "destination.ip" => Self::DestinationIp,
+            "destination.port" => Self::DestinationPort,
+            "connection.sni" => Self::Sni,
+            _ => {
+                let name = key.strip_prefix("request.headers[")?.strip_suffix(']')?;
+                return (!name.is_empty()).then_some(Self::Header(name));
+            }
+        })
+    }
+}
+
+/// Whether a path of an [`Operation`] is a template, with `{*}` or `{**}` in it.
+pub fn is_template(path: &str) -> bool {
+    path.contains("{*}") || path.contains("{**}")
 }

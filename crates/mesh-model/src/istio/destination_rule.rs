@@ -3,6 +3,8 @@
 pub mod connection_pool;
 pub mod load_balancer;
 
+mod validate;
+
 use std::collections::BTreeMap;
 
 pub use connection_pool::{
@@ -35,7 +37,7 @@ message! {
         /// The namespaces whose callers the rule holds for: names, `.` for this object's own, `*`
         /// for all, which is the default.
         pub export_to: Vec<String>,
-        /// Not supported: kept, with a warning. The callers that the rule holds for.
+        /// Not supported: a rule with it is not applied, with a warning. The callers that it holds for.
         pub workload_selector: Option<WorkloadSelector>,
     }
 
@@ -113,9 +115,9 @@ message! {
     pub struct ClientTls {
         /// Which TLS.
         pub mode: TlsMode,
-        /// Not supported: kept, with a warning. A file with the client's certificate.
+        /// A file of the proxy with the client's certificate, for `MUTUAL`.
         pub client_certificate: String,
-        /// Not supported: kept, with a warning. A file with the client's key.
+        /// A file of the proxy with the client's key, for `MUTUAL`.
         pub private_key: String,
         /// A file of the proxy with the roots that the server's certificate is checked against.
         pub ca_certificates: String,
@@ -127,7 +129,7 @@ message! {
         pub sni: String,
         /// Whether the server's certificate is not checked.
         pub insecure_skip_verify: Option<bool>,
-        /// Not supported: kept, with a warning. A file with a revocation list.
+        /// A file of the proxy with a list of revoked certificates.
         pub ca_crl: String,
     }
 

@@ -1,5 +1,7 @@
 //! `PeerAuthentication`: whether a workload takes plaintext.
 
+mod validate;
+
 use std::collections::BTreeMap;
 
 use super::message::{choice, message};
@@ -40,5 +42,14 @@ choice! {
         Permissive,
         /// Mutual TLS only.
         Strict,
+    }
+}
+
+impl PeerAuthentication {
+    /// Whether it holds for single workloads, not for a whole namespace or mesh.
+    pub fn selects_workloads(&self) -> bool {
+        self.selector
+            .as_ref()
+            .is_some_and(|selector| !selector.match_labels.is_empty())
     }
 }

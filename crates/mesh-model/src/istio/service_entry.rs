@@ -1,9 +1,12 @@
 //! `ServiceEntry`: a service that no registry lists.
 
+mod validate;
+
 use std::collections::BTreeMap;
 
 use super::message::{choice, message};
 use super::workload_entry::WorkloadEntry;
+use crate::Protocol;
 
 message! {
     /// A service that no registry lists, in the mesh or outside of it.
@@ -77,5 +80,36 @@ choice! {
         DnsRoundRobin,
         /// Not supported: kept, with a warning. The proxy resolves the host of each request.
         DynamicDns,
+    }
+}
+
+impl ServiceEntryPort {
+    /// What is spoken on it, as far as the mesh makes a difference.
+    ///
+    /// ```
+    /// # use mesh_model::{Protocol, istio::service_entry::ServiceEntryPort};
+    /// let named = |name: &str, protocol: &str| ServiceEntryPort {
+    ///     name: name.to_owned(),
+    ///     protocol: protocol.to_owned(),
+    ///     ..ServiceEntryPort::default()
+    /// };
+    /// assert_eq!(named("web", "HTTP").protocol(), Protocol::Http);
+    /// assert_eq!(named("grpc-api", "").protocol(), Protocol::Grpc);
+    /// assert_eq!(named("db", "MYSQL").protocol(), Protocol::Tcp);
+    /// ```
+    pub fn protocol(&self) -> Protocol {
+        let by_name = self.name.split('-').next().unwrap_or_default();
+        let word = if self.protocol.is_empty() {
+            by_name
+        } else {
+            &self.protocol
+        };
+        match word.to_ascii_lowercase().as_str() {
+            "http" => Protocol::Http,
+            "http2" => Protocol::Http2,
+            "grpc" | "grpc-web" => Protocol::Grpc,
+            "https" | "tls" => Protocol::Tls,
+            _ => Protocol::Tcp,
+        }
     }
 }

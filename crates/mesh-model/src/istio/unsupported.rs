@@ -3,39 +3,69 @@
 use serde_json::Value;
 
 use super::IstioKind;
+use super::report::Report;
 
-/// Paths of fields that have no effect, below `spec`; `[]` is each element of a list.
-///
-/// They are kept and named in a warning. In the kinds of security they are refused instead: a
-/// condition that is dropped would make a policy weaker than its author wrote it.
-pub(super) fn fields(kind: IstioKind) -> &'static [&'static str] {
+/// A field that is not acted on.
+struct Field {
+    /// Its path below `spec`; `[]` is each element of a list.
+    path: &'static str,
+    /// What follows for the object.
+    effect: &'static str,
+}
+
+/// Names what an object has of them: in a warning, or, in the kinds of security, as problems,
+/// because a condition that is dropped would make a policy weaker than its author wrote it.
+pub(super) fn report(kind: IstioKind, spec: &Value, report: &mut Report) {
     match kind {
-        IstioKind::VirtualService => VIRTUAL_SERVICE,
-        IstioKind::DestinationRule => DESTINATION_RULE,
-        IstioKind::ServiceEntry => &["endpoints[].network"],
-        IstioKind::WorkloadEntry => &["network"],
-        IstioKind::PeerAuthentication => &[],
-        IstioKind::AuthorizationPolicy => AUTHORIZATION_POLICY,
+        IstioKind::VirtualService => warn(spec, VIRTUAL_SERVICE, "", report),
+        IstioKind::DestinationRule => {
+            warn(spec, DESTINATION_RULE, "", report);
+            for policy in ["trafficPolicy.", "subsets[].trafficPolicy."] {
+                warn(spec, TRAFFIC_POLICY, policy, report);
+                warn(spec, PORT_POLICY, policy, report);
+                warn(
+                    spec,
+                    PORT_POLICY,
+                    &format!("{policy}portLevelSettings[]."),
+                    report,
+                );
+            }
+        }
+        IstioKind::ServiceEntry => warn(spec, WORKLOAD_ENTRY, "endpoints[].", report),
+        IstioKind::WorkloadEntry => warn(spec, WORKLOAD_ENTRY, "", report),
+        IstioKind::PeerAuthentication => {}
+        IstioKind::AuthorizationPolicy => {
+            for field in AUTHORIZATION_POLICY {
+                for path in places(spec, field.path) {
+                    report.wrong(path, "it", field.effect);
+                }
+            }
+        }
     }
 }
 
-/// The paths of `fields` that a specification has.
-pub(super) fn present(spec: &Value, fields: &[&str]) -> Vec<String> {
-    let mut found = Vec::new();
+fn warn(spec: &Value, fields: &[Field], below: &str, report: &mut Report) {
     for field in fields {
-        collect(spec, field, "spec", &mut found);
+        for path in places(spec, &format!("{below}{}", field.path)) {
+            report.warn(&path, field.effect);
+        }
     }
+}
+
+/// The places at which a path leads to a value that is more than an empty one.
+fn places(spec: &Value, path: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    collect(spec, path, "spec", &mut found);
     found
 }
 
-/// Adds the places at which `rest` of a path leads to a value.
 fn collect(value: &Value, rest: &str, path: &str, found: &mut Vec<String>) {
     let (name, rest) = rest.split_once('.').unwrap_or((rest, ""));
     let (name, each) = match name.strip_suffix("[]") {
         Some(name) => (name, true),
         None => (name, false),
     };
-    let Some(value) = value.get(name).filter(|value| !value.is_null()) else {
+    let Some(value) = value.get(name).filter(|value| !is_zero(value)) else {
         return;
     };
     let path = format!("{path}.{name}");
@@ -50,35 +80,161 @@ fn collect(value: &Value, rest: &str, path: &str, found: &mut Vec<String>) {
     }
 }
 
-const VIRTUAL_SERVICE: &[&str] = &[
-    "tls",
-    "http[].match[].statPrefix",
-    "http[].delegate",
-    "http[].mirror",
-    "http[].mirrors",
-    "http[].mirrorPercent",
-    "http[].mirror_percent",
-    "http[].mirrorPercentage",
-    "http[].corsPolicy",
-    "http[].retries.retryRemoteLocalities",
-    "http[].retries.retryIgnorePreviousHosts",
-    "http[].retries.backoff",
-    "http[].fault.delay.exponentialDelay",
-    "http[].fault.abort.http2Error",
-    "tcp[].match[].destinationSubnets",
-    "tcp[].match[].sourceSubnet",
+/// What protobuf takes for an absent field.
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        _ => false,
+    }
+}
+
+const fn ignored(path: &'static str) -> Field {
+    Field {
+        path,
+        effect: "not supported, and without effect",
+    }
+}
+
+const fn refused(path: &'static str) -> Field {
+    Field {
+        path,
+        effect: "a condition that this mesh supports",
+    }
+}
+
+const VIRTUAL_SERVICE: &[Field] = &[
+    Field {
+        path: "tls",
+        effect: "not supported: TLS of applications is passed on unrouted",
+    },
+    ignored("http[].match[].statPrefix"),
+    Field {
+        path: "http[].delegate",
+        effect: "not supported: the route is passed over",
+    },
+    ignored("http[].mirror"),
+    ignored("http[].mirrors"),
+    ignored("http[].mirrorPercent"),
+    ignored("http[].mirror_percent"),
+    ignored("http[].mirrorPercentage"),
+    ignored("http[].corsPolicy"),
+    ignored("http[].retries.retryRemoteLocalities"),
+    ignored("http[].retries.retryIgnorePreviousHosts"),
+    ignored("http[].retries.backoff"),
+    Field {
+        path: "tcp[].match[].destinationSubnets",
+        effect: "not supported: the condition never holds",
+    },
+    ignored("tcp[].match[].sourceSubnet"),
 ];
 
-const DESTINATION_RULE: &[&str] = &["workloadSelector"];
+const DESTINATION_RULE: &[Field] = &[Field {
+    path: "workloadSelector",
+    effect: "not supported: the rule is not applied",
+}];
 
-const AUTHORIZATION_POLICY: &[&str] = &[
-    "targetRef",
-    "targetRefs",
-    "provider",
-    "rules[].from[].source.requestPrincipals",
-    "rules[].from[].source.notRequestPrincipals",
-    "rules[].from[].source.trustDomains",
-    "rules[].from[].source.notTrustDomains",
-    "rules[].from[].source.remoteIpBlocks",
-    "rules[].from[].source.notRemoteIpBlocks",
+/// Of the policy of a host or subset.
+const TRAFFIC_POLICY: &[Field] = &[
+    ignored("tunnel"),
+    ignored("proxyProtocol"),
+    ignored("retryBudget"),
 ];
+
+/// Of the policy of a host, a subset or a port.
+const PORT_POLICY: &[Field] = &[
+    ignored("loadBalancer.backendUtilization"),
+    ignored("loadBalancer.localityLbSetting"),
+    ignored("loadBalancer.zoneAwareLbSetting"),
+    ignored("loadBalancer.warmupDurationSecs"),
+    ignored("loadBalancer.warmup"),
+    ignored("loadBalancer.consistentHash.httpCookie.attributes"),
+    ignored("connectionPool.http.h2UpgradePolicy"),
+    ignored("connectionPool.http.useClientProtocol"),
+    ignored("connectionPool.http.http2KeepAlive"),
+    ignored("outlierDetection.outlierDetectionHttpErrorCodes"),
+    ignored("tls.credentialName"),
+];
+
+const WORKLOAD_ENTRY: &[Field] = &[ignored("network")];
+
+const AUTHORIZATION_POLICY: &[Field] = &[
+    refused("targetRef"),
+    refused("targetRefs"),
+    refused("provider"),
+    refused("rules[].from[].source.requestPrincipals"),
+    refused("rules[].from[].source.notRequestPrincipals"),
+    refused("rules[].from[].source.trustDomains"),
+    refused("rules[].from[].source.notTrustDomains"),
+    refused("rules[].from[].source.remoteIpBlocks"),
+    refused("rules[].from[].source.notRemoteIpBlocks"),
+];
+
+#[cfg(all(test, feature = "schema"))]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::istio::schema::schema;
+
+    /// Paths of all fields whose description says that they are not supported.
+    fn described(schema: &Value, path: &str, found: &mut BTreeSet<String>) {
+        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+            let path = if path.is_empty() {
+                name.clone()
+            } else {
+                format!("{path}.{name}")
+            };
+            let description = field["description"].as_str().unwrap_or_default();
+            if description.starts_with("Not supported") {
+                found.insert(path);
+            } else if field["items"].is_object() {
+                described(&field["items"], &format!("{path}[]"), found);
+            } else {
+                described(field, &path, found);
+            }
+        }
+    }
+
+    fn listed(kind: IstioKind) -> BTreeSet<String> {
+        let of = |below: &str, fields: &[Field]| -> Vec<String> {
+            fields
+                .iter()
+                .map(|field| format!("{below}{}", field.path))
+                .collect()
+        };
+        let all = match kind {
+            IstioKind::VirtualService => of("", VIRTUAL_SERVICE),
+            IstioKind::DestinationRule => {
+                let policies = ["trafficPolicy.", "subsets[].trafficPolicy."];
+                let per_policy = policies.into_iter().flat_map(|policy| {
+                    let ports = format!("{policy}portLevelSettings[].");
+                    [
+                        of(policy, TRAFFIC_POLICY),
+                        of(policy, PORT_POLICY),
+                        of(&ports, PORT_POLICY),
+                    ]
+                });
+                per_policy
+                    .flatten()
+                    .chain(of("", DESTINATION_RULE))
+                    .collect()
+            }
+            IstioKind::ServiceEntry => of("endpoints[].", WORKLOAD_ENTRY),
+            IstioKind::WorkloadEntry => of("", WORKLOAD_ENTRY),
+            IstioKind::PeerAuthentication => Vec::new(),
+            IstioKind::AuthorizationPolicy => of("", AUTHORIZATION_POLICY),
+        };
+        all.into_iter().collect()
+    }
+
+    #[test]
+    fn what_is_listed_is_what_the_documentation_says() {
+        for kind in IstioKind::ALL {
+            let mut found = BTreeSet::new();
+            described(&schema(kind)["properties"]["spec"], "", &mut found);
+            assert_eq!(found, listed(kind), "{}", kind.as_str());
+        }
+    }
+}

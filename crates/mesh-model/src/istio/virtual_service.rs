@@ -3,6 +3,8 @@
 pub mod http;
 pub mod tcp;
 
+pub(super) mod validate;
+
 pub use http::{
     Abort, CorsPolicy, Delay, Delegate, DerivePort, DirectResponse, Fault, HeaderOperations,
     Headers, HttpBody, HttpDestination, HttpMatch, HttpMirror, HttpRoute, Redirect, RegexRewrite,
@@ -17,7 +19,6 @@ message! {
     /// Where requests and connections to one or more hosts go.
     ///
     /// Source: <https://istio.io/latest/docs/reference/config/networking/virtual-service/>.
-    #[cfg_attr(feature = "schema", schemars(extend("required" = ["hosts"])))]
     pub struct VirtualService {
         /// The hosts whose traffic is routed, as callers name them. A name without a dot is a
         /// service of this object's namespace; the first label may be `*`.
@@ -45,5 +46,12 @@ message! {
         pub subset: String,
         /// The port of the service; needed when it has more than one.
         pub port: Option<PortSelector>,
+    }
+}
+
+impl VirtualService {
+    /// Whether its rules hold for sidecars.
+    pub fn is_for_sidecars(&self) -> bool {
+        self.gateways.is_empty() || self.gateways.iter().any(|gateway| gateway == "mesh")
     }
 }

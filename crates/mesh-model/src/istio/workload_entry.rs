@@ -1,8 +1,12 @@
 //! `WorkloadEntry`: an endpoint that is no workload of a registry.
 
+mod validate;
+
 use std::collections::BTreeMap;
 
 use super::message::message;
+
+pub(super) use validate::Addresses;
 
 message! {
     /// An endpoint that is no workload of a registry: a VM, a process, a name elsewhere.

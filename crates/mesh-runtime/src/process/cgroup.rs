@@ -145,7 +145,7 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 fn hierarchies() -> Vec<PathBuf> {
-    let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mountinfo = fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
     mounted(&mountinfo)
 }
 

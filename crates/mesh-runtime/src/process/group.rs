@@ -6,7 +6,8 @@ use std::io;
 use std::path::Path;
 
 use super::record::{self, GroupRecord, Layout, Phase};
-use super::{Engine, ProcessEngine, address, cgroup, link, netns};
+use super::{Engine, ProcessEngine, address, cgroup, link, netns, now_millis};
+use crate::redirect::{self, Policy};
 use crate::{
     Addresses, Attachment, Creation, Dns, Group, GroupSpec, Name, NetworkSpec, Removal,
     RuntimeError, order,
@@ -39,6 +40,25 @@ impl Engine {
                 name: spec.name.to_string(),
             });
         }
+        let network = self.network_of(spec)?;
+        let is_new = found.is_none();
+        match self.make_group(spec, network.as_ref(), found) {
+            Err(error) if is_new => match self.dismantle(&spec.name) {
+                Ok(_) => Err(error),
+                Err(undo) => Err(RuntimeError::Removal {
+                    errors: vec![error, undo],
+                }),
+            },
+            made => made,
+        }
+    }
+
+    fn make_group(
+        &self,
+        spec: &GroupSpec,
+        network: Option<&NetworkSpec>,
+        found: Option<GroupRecord>,
+    ) -> Result<(Creation, Group), RuntimeError> {
         for directory in [
             self.layout.groups(),
             self.layout.group(&spec.name),
@@ -49,17 +69,17 @@ impl Engine {
         }
         if let Some(dns) = &spec.dns {
             let path = self.layout.resolv_conf(&spec.name);
-            record::write_file(&path, resolv_conf(dns).as_bytes(), 0o644, None)?;
+            record::write_file(&path, resolv_conf(dns).as_bytes(), 0o644)?;
         }
-        let network = self.network_of(spec)?;
-        let mut record = match found.clone() {
+        let is_new = found.is_none();
+        let mut record = match found {
             Some(found) => found,
-            None => self.plan(spec, network.as_ref())?,
+            None => self.plan(spec, network)?,
         };
-        if found.is_none() {
+        if is_new {
             record::write(&self.layout.group_record(&spec.name), &record)?;
         }
-        let connected = match &network {
+        let connected = match network {
             Some(network) => self.connect(&record, network)?,
             None => Creation::Exists,
         };
@@ -67,10 +87,7 @@ impl Engine {
             record.phase = Phase::Ready;
             record::write(&self.layout.group_record(&spec.name), &record)?;
         }
-        let creation = match (found, connected) {
-            (Some(_), Creation::Exists) => Creation::Exists,
-            _ => Creation::Created,
-        };
+        let creation = if is_new { Creation::Created } else { connected };
         Ok((creation, self.group_of(record)))
     }
 
@@ -83,6 +100,31 @@ impl Engine {
         Ok(self.group_of(record))
     }
 
+    pub(super) fn redirect_group(
+        &self,
+        name: &Name,
+        policy: &Policy,
+    ) -> Result<Creation, RuntimeError> {
+        let _lock = self.layout.lock()?;
+        let group = self.group(name)?;
+        let namespace = group.namespace.ok_or_else(|| RuntimeError::NotFound {
+            kind: "network namespace of group",
+            name: name.to_string(),
+        })?;
+        let creation =
+            redirect::apply(&namespace, policy).map_err(|source| RuntimeError::Redirect {
+                group: name.clone(),
+                source,
+            })?;
+        if let Some(mut record) = self.group_record(name)?
+            && (creation == Creation::Created || record.rules_applied_at_millis.is_none())
+        {
+            record.rules_applied_at_millis = Some(now_millis());
+            record::write(&self.layout.group_record(name), &record)?;
+        }
+        Ok(creation)
+    }
+
     pub(super) fn group_record(&self, name: &Name) -> Result<Option<GroupRecord>, RuntimeError> {
         record::read(&self.layout.group_record(name))
     }
@@ -90,6 +132,11 @@ impl Engine {
     /// Removes a group whose units are stopped. Goes on after a failure and reports all.
     pub(super) fn remove_group(&self, name: &Name) -> Result<Removal, RuntimeError> {
         let _lock = self.layout.lock()?;
+        self.dismantle(name)
+    }
+
+    /// What removing a group is, for those who hold the lock.
+    fn dismantle(&self, name: &Name) -> Result<Removal, RuntimeError> {
         let directory = self.layout.group(name);
         if !directory.exists() {
             return Ok(Removal::Absent);
@@ -132,13 +179,7 @@ impl Engine {
     fn network_of(&self, spec: &GroupSpec) -> Result<Option<NetworkSpec>, RuntimeError> {
         match &spec.attachment {
             Attachment::Host => Ok(None),
-            Attachment::Network(name) => match self.network_record(name)? {
-                Some(record) => Ok(Some(record.spec)),
-                None => Err(RuntimeError::NotFound {
-                    kind: "network",
-                    name: name.to_string(),
-                }),
-            },
+            Attachment::Network(name) => self.network(name).map(Some),
         }
     }
 
@@ -154,6 +195,7 @@ impl Engine {
             host_number: None,
             addresses: None,
             link: None,
+            rules_applied_at_millis: None,
         };
         let Some(network) = network else {
             return Ok(record);
@@ -220,6 +262,7 @@ impl Engine {
             addresses: record.addresses,
             namespace,
             directory: self.layout.files(name),
+            rules_applied_at_millis: record.rules_applied_at_millis,
             spec: record.spec,
         }
     }

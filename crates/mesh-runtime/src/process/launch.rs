@@ -42,21 +42,64 @@ pub(crate) fn prepare(
         .env("PATH", DEFAULT_PATH)
         .envs(&unit.environment)
         .current_dir(&unit.working_directory);
-    let processes = cgroup
-        .map(|cgroup| {
-            OpenOptions::new()
-                .write(true)
-                .open(cgroup.join(cgroup::PROCESSES))
-        })
-        .transpose()?;
     let descent = Descent {
-        processes: processes.map(OwnedFd::from),
+        processes: open_processes(cgroup)?,
         uid: process::Uid::from_raw(unit.uid),
         gid: process::Gid::from_raw(unit.gid),
         capabilities: set_of(&unit.capabilities),
     };
     before_exec(&mut prepared, descent);
     Ok(prepared)
+}
+
+/// Lets a command live apart from whoever starts it: in a cgroup of its own, since that of the
+/// caller may be ended with the caller's session or service, and without what the caller has open.
+pub(super) fn detach(command: &mut Command, cgroup: Option<&Path>) -> io::Result<()> {
+    leave_caller(command, open_processes(cgroup)?);
+    Ok(())
+}
+
+fn open_processes(cgroup: Option<&Path>) -> io::Result<Option<OwnedFd>> {
+    let open = |cgroup: &Path| {
+        let path = cgroup.join(cgroup::PROCESSES);
+        OpenOptions::new().write(true).open(path)
+    };
+    Ok(cgroup.map(open).transpose()?.map(OwnedFd::from))
+}
+
+fn join(processes: Option<&OwnedFd>) -> io::Result<()> {
+    if let Some(processes) = processes {
+        // 0 stands for the writer itself.
+        rustix::io::write(processes, b"0")?;
+    }
+    Ok(())
+}
+
+#[expect(
+    unsafe_code,
+    reason = "the standard library runs code after fork only as unsafe, and rustix has no close_range"
+)]
+fn leave_caller(command: &mut Command, processes: Option<OwnedFd>) {
+    let leave = move || {
+        join(processes.as_ref())?;
+        // SAFETY: marks descriptors to be closed at exec, the next thing that happens; none is
+        // closed under somebody who uses it.
+        let marked = unsafe {
+            libc::syscall(
+                libc::SYS_close_range,
+                3_u32,
+                u32::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            )
+        };
+        if marked == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    };
+    // SAFETY: the closure makes two system calls on values made before the fork, and nothing else.
+    unsafe { command.pre_exec(leave) };
 }
 
 #[expect(
@@ -74,10 +117,7 @@ fn before_exec(command: &mut Command, descent: Descent) {
 impl Descent {
     /// Rights go last: until then they are needed.
     fn run(&self) -> io::Result<()> {
-        if let Some(processes) = &self.processes {
-            // 0 stands for the writer itself.
-            rustix::io::write(processes, b"0")?;
-        }
+        join(self.processes.as_ref())?;
         process::setsid()?;
         process::umask(fs::Mode::from_raw_mode(0o022));
         for number in 0..CAPABILITIES {

@@ -26,7 +26,7 @@ pub(super) fn stream(
     // From here on nothing is missed that is written while the end is being looked for.
     let watch = options
         .follow
-        .then(|| DirectoryWatch::new(&directory))
+        .then(|| DirectoryWatch::of_logs(&directory))
         .transpose()
         .map_err(failed)?;
     let files = open(&directory, options.tail).map_err(failed)?;

@@ -55,6 +55,8 @@ pub(super) struct GroupRecord {
     pub(super) addresses: Option<Addresses>,
     /// Name of the end of its cable on the host.
     pub(super) link: Option<String>,
+    #[serde(default)]
+    pub(super) rules_applied_at_millis: Option<u64>,
 }
 
 /// The orders of a supervisor.
@@ -77,6 +79,7 @@ pub(crate) struct StatusRecord {
     pub(crate) ready: bool,
     pub(crate) restarts: u32,
     pub(crate) started_at_millis: Option<u64>,
+    pub(crate) ready_at_millis: Option<u64>,
 }
 
 /// Held while networks, groups and units change, by all processes that use one root.
@@ -204,16 +207,11 @@ pub(crate) fn write<T: Serialize>(path: &Path, record: &T) -> Result<(), Runtime
         path: path.to_path_buf(),
         source,
     })?;
-    write_file(path, &text, 0o600, None)
+    write_file(path, &text, 0o600)
 }
 
-/// Writes a file beside its place and moves it there, with its mode and owner from the beginning.
-pub(super) fn write_file(
-    path: &Path,
-    contents: &[u8],
-    mode: u32,
-    owner: Option<(u32, u32)>,
-) -> Result<(), RuntimeError> {
+/// Writes a file beside its place and moves it there, with its mode from the beginning.
+pub(super) fn write_file(path: &Path, contents: &[u8], mode: u32) -> Result<(), RuntimeError> {
     let failed =
         |error: io::Error| RuntimeError::system(format!("write `{}`", path.display()), error);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -229,25 +227,10 @@ pub(super) fn write_file(
             .mode(0o600)
             .open(&temporary)?;
         file.write_all(contents)?;
-        if let Some((uid, gid)) = owner {
-            std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
-        }
         rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(mode))?;
         fs::rename(&temporary, path)
     })();
     written.map_err(failed)
-}
-
-/// Makes the directories from `home` down to `path` that are not there; leaves the others alone.
-pub(super) fn make_directory_within(home: &Path, path: &Path) -> Result<(), RuntimeError> {
-    let below: Vec<&Path> = path
-        .ancestors()
-        .take_while(|it| it.starts_with(home))
-        .collect();
-    for directory in below.into_iter().rev().filter(|it| !it.exists()) {
-        make_directory(directory)?;
-    }
-    Ok(())
 }
 
 /// Makes a directory that users may pass through but not list.

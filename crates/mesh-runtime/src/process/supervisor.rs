@@ -15,7 +15,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -30,7 +30,7 @@ use self::log::RotatingLog;
 use self::restart::Backoff;
 use super::identity::ProcessId;
 use super::record::{self, StatusRecord, UnitRecord};
-use super::{cgroup, family, launch, mountns, netns};
+use super::{cgroup, family, launch, mountns, netns, now_millis};
 use crate::{Exit, RuntimeError, UnitState};
 
 /// Supervises the unit whose directory this is, until its command has ended for good or the
@@ -104,6 +104,7 @@ impl Supervisor {
                 ready: false,
                 restarts: 0,
                 started_at_millis: None,
+                ready_at_millis: None,
             },
             _lock: lock,
         };
@@ -175,7 +176,8 @@ impl Supervisor {
             let exit = match self.start(run) {
                 Ok((child, exit)) => {
                     self.status.started_at_millis = Some(now_millis());
-                    self.status.ready = self.record.spec.readiness.is_none();
+                    self.status.ready_at_millis = None;
+                    self.answered(self.record.spec.readiness.is_none());
                     self.change(UnitState::Running { pid: child })?;
                     if self.status.restarts == 0 {
                         say(STARTED);
@@ -262,7 +264,8 @@ impl Supervisor {
                     kill_at = Some(tokio::time::Instant::now() + DRAIN);
                 }
                 Ok(()) = ready.changed(), if !asked => {
-                    self.status.ready = *ready.borrow_and_update();
+                    let answer = *ready.borrow_and_update();
+                    self.answered(answer);
                     self.tell()?;
                 }
             }
@@ -274,6 +277,13 @@ impl Supervisor {
         match &self.record.cgroup {
             Some(cgroup) => cgroup::kill(cgroup),
             None => family::kill_descendants(),
+        }
+    }
+
+    fn answered(&mut self, ready: bool) {
+        self.status.ready = ready;
+        if ready && self.status.ready_at_millis.is_none() {
+            self.status.ready_at_millis = Some(now_millis());
         }
     }
 
@@ -338,11 +348,6 @@ fn error_chain(error: &RuntimeError) -> String {
         cause = next.source();
     }
     text
-}
-
-fn now_millis() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// How long output is read on when something still holds it.

@@ -1,21 +1,20 @@
 //! Units of the process engine: recorded here, run by a supervisor.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::Path;
-use std::process::{ExitStatus, Stdio};
-use std::time::{Duration, Instant};
-
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use super::files::{self, Home};
 use super::record::{self, StatusRecord, UnitRecord};
-use super::watch::{DirectoryWatch, ProcessWatch};
+use super::watch::ProcessWatch;
 use super::{Engine, ProcessEngine, cgroup, launch, mountns, netns, supervisor};
 use crate::{
     Creation, ExecOutput, Exit, Name, Removal, RuntimeError, Start, Stop, UnitSpec, UnitState,
@@ -68,22 +67,27 @@ impl ProcessEngine {
             .mode(0o600)
             .open(directory.join("supervisor.log"))
             .map_err(failed)?;
-        // Dropping the handle lets it live on; the event loop reaps it if it ends before us.
-        let mut child = Command::new(program)
+        let mut command = std::process::Command::new(program);
+        command
             .args(arguments)
             .arg(&directory)
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::from(own_log))
-            .spawn()
-            .map_err(failed)?;
+            .stderr(Stdio::from(own_log));
+        let cgroup = cgroup::create(&self.engine.cgroup().join(SUPERVISORS));
+        launch::detach(&mut command, cgroup.as_deref()).map_err(failed)?;
+        // Dropping the handle lets it live on; the event loop reaps it if it ends before us.
+        let mut child = Command::from(command).spawn().map_err(failed)?;
         let mut said = String::new();
         if let Some(stdout) = child.stdout.take() {
             let mut lines = BufReader::new(stdout);
             match timeout(START_LIMIT, lines.read_line(&mut said)).await {
                 Ok(read) => drop(read.map_err(failed)?),
-                Err(_elapsed) => return Err(failed(io::ErrorKind::TimedOut.into())),
+                Err(_elapsed) => {
+                    child.kill().await.map_err(failed)?;
+                    return Err(failed(io::ErrorKind::TimedOut.into()));
+                }
             }
         }
         Ok(said)
@@ -117,79 +121,6 @@ impl ProcessEngine {
             .blocking(move |engine| engine.finish_stop(&names.0, &names.1))
             .await?;
         Ok(if left { Stop::Stopped } else { outcome })
-    }
-
-    pub(super) async fn ready(
-        &self,
-        group: &Name,
-        unit: &Name,
-        limit: Duration,
-    ) -> Result<UnitStatus, RuntimeError> {
-        let began = Instant::now();
-        let reached = self.until(group, unit, |status| {
-            status.ready || !status.state.is_active()
-        });
-        let status = match timeout(limit, reached).await {
-            Ok(status) => status?,
-            Err(_elapsed) => {
-                let engine = &self.engine;
-                let status = engine.status(group, unit)?;
-                return Err(RuntimeError::NotReady {
-                    group: group.clone(),
-                    unit: unit.clone(),
-                    waited: began.elapsed(),
-                    state: status.state,
-                });
-            }
-        };
-        if status.ready {
-            return Ok(status);
-        }
-        Err(RuntimeError::Ended {
-            group: group.clone(),
-            unit: unit.clone(),
-            state: status.state,
-        })
-    }
-
-    pub(super) async fn ended(
-        &self,
-        group: &Name,
-        unit: &Name,
-    ) -> Result<UnitStatus, RuntimeError> {
-        self.until(group, unit, |status| !status.state.is_active())
-            .await
-    }
-
-    /// Waits until a unit's status is as wanted: looks at each word of its supervisor, and once
-    /// more when that is gone.
-    async fn until(
-        &self,
-        group: &Name,
-        unit: &Name,
-        wanted: impl Fn(&UnitStatus) -> bool,
-    ) -> Result<UnitStatus, RuntimeError> {
-        let engine = &self.engine;
-        let failed = |error: io::Error| RuntimeError::system(format!("watch unit `{unit}`"), error);
-        engine.unit_record(group, unit)?;
-        let mut words = DirectoryWatch::new(&engine.layout.unit(group, unit)).map_err(failed)?;
-        loop {
-            let status = engine.status(group, unit)?;
-            if wanted(&status) {
-                return Ok(status);
-            }
-            match engine.status_record(group, unit)? {
-                Some(record) if record.supervisor.is_alive() => {
-                    let supervisor = ProcessWatch::new(&record.supervisor).map_err(failed)?;
-                    tokio::select! {
-                        changed = words.changed() => changed.map_err(failed)?,
-                        ended = supervisor.ended() => ended.map_err(failed)?,
-                    }
-                }
-                // Not started yet: somebody else will.
-                _ => words.changed().await.map_err(failed)?,
-            }
-        }
     }
 }
 
@@ -289,6 +220,7 @@ impl Engine {
                 ready: false,
                 restarts: 0,
                 started_at_millis: None,
+                ready_at_millis: None,
             });
         };
         if status.state.is_active() && !status.supervisor.is_alive() {
@@ -307,6 +239,7 @@ impl Engine {
             ready: status.ready,
             restarts: status.restarts,
             started_at_millis: status.started_at_millis,
+            ready_at_millis: status.ready_at_millis,
         })
     }
 
@@ -382,39 +315,15 @@ impl Engine {
     }
 
     fn write_files(&self, group: &Name, spec: &UnitSpec) -> Result<(), RuntimeError> {
-        let home = self.layout.files(group);
-        let paths = spec.directories.iter().map(|it| &it.path);
-        for path in paths.chain(spec.files.iter().map(|it| &it.path)) {
-            if !path.starts_with(&home) || *path == home {
-                return Err(RuntimeError::Outside {
-                    path: path.clone(),
-                    directory: home,
-                });
-            }
-        }
+        let path = self.layout.files(group);
+        let home = Home::open(&path)?;
         for directory in &spec.directories {
-            let path = &directory.path;
-            record::make_directory(path)?;
-            let failed = |error: io::Error| {
-                RuntimeError::system(format!("make `{}`", path.display()), error)
-            };
-            let file = File::open(path).map_err(failed)?;
-            std::os::unix::fs::fchown(&file, Some(directory.uid), Some(directory.gid))
-                .map_err(failed)?;
-            rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(directory.mode))
-                .map_err(|error| failed(error.into()))?;
+            home.make_directory(directory)?;
         }
         for file in &spec.files {
-            if let Some(parent) = file.path.parent() {
-                record::make_directory_within(&home, parent)?;
-            }
-            let owner = Some((file.uid, file.gid));
-            record::write_file(&file.path, &file.contents.0, file.mode, owner)?;
+            home.write(file)?;
         }
-        if spec.uid != 0 && !(spec.files.is_empty() && spec.directories.is_empty()) {
-            reachable(&home, spec.uid)?;
-        }
-        Ok(())
+        files::check_reach(&path, spec)
     }
 }
 
@@ -436,29 +345,15 @@ fn left_behind(record: &UnitRecord) -> Result<Vec<u32>, RuntimeError> {
     }
 }
 
-/// Whether others than the owner may pass through every directory above.
-fn reachable(path: &Path, uid: u32) -> Result<(), RuntimeError> {
-    for directory in path.ancestors() {
-        let metadata = fs::metadata(directory).map_err(|error| {
-            RuntimeError::system(format!("look at `{}`", directory.display()), error)
-        })?;
-        if metadata.uid() != uid && metadata.mode() & 0o001 == 0 {
-            return Err(RuntimeError::Unreachable {
-                uid,
-                directory: directory.to_path_buf(),
-                mode: metadata.mode() & 0o7777,
-            });
-        }
-    }
-    Ok(())
-}
-
 fn exit(status: ExitStatus) -> Exit {
     match status.code() {
         Some(code) => Exit::Code(code),
         None => Exit::Signal(status.signal().unwrap_or_default()),
     }
 }
+
+/// The cgroup of all supervisors: no name of a group can be the same.
+const SUPERVISORS: &str = "_supervisors";
 
 /// A supervisor has said how it goes long before this.
 const START_LIMIT: Duration = Duration::from_secs(10);

@@ -26,14 +26,20 @@ pub(super) struct ProcessWatch {
 // === impl DirectoryWatch ===
 
 impl DirectoryWatch {
-    /// Begins to watch; what happens from now on is told.
-    pub(super) fn new(directory: &Path) -> io::Result<Self> {
+    /// Tells of records that are replaced, and not of logs that grow.
+    pub(super) fn of_records(directory: &Path) -> io::Result<Self> {
+        Self::new(directory, inotify::WatchFlags::MOVED_TO)
+    }
+
+    /// Tells of files that grow, too.
+    pub(super) fn of_logs(directory: &Path) -> io::Result<Self> {
+        let flags = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE;
+        Self::new(directory, flags | inotify::WatchFlags::MOVED_TO)
+    }
+
+    fn new(directory: &Path, flags: inotify::WatchFlags) -> io::Result<Self> {
         let events = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
-        let flags = inotify::WatchFlags::MODIFY
-            | inotify::WatchFlags::CREATE
-            | inotify::WatchFlags::MOVED_TO
-            | inotify::WatchFlags::DELETE_SELF;
-        inotify::add_watch(&events, directory, flags)?;
+        inotify::add_watch(&events, directory, flags | inotify::WatchFlags::DELETE_SELF)?;
         Ok(Self {
             events: register(events)?,
         })

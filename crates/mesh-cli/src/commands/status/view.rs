@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mesh_identity::CredentialDirectory;
-use mesh_netfilter::Verdict;
+use mesh_netfilter::{RuleState, Verdict};
+use mesh_runtime::inject::SidecarFiles;
 use mesh_runtime::{GroupStatus, UnitState, UnitStatus};
 use serde::Serialize;
 
+/// The unit of a group that is its sidecar.
+const SIDECAR: &str = mesh_runtime::inject::SIDECAR_UNIT;
 /// A verdict older than this says nothing: its watcher has died.
 const STALE: Duration = Duration::from_secs(5);
 
@@ -67,4 +70,119 @@ pub(super) struct CertificateView {
     pub(super) serial: String,
     /// In seconds since 1970 (UTC).
     pub(super) not_after: u64,
+}
+
+// === impl Status ===
+
+impl Status {
+    /// What is not as it should be, one sentence each.
+    pub(super) fn wrong(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for group in &self.groups {
+            for unit in group.units.iter().filter(|unit| !unit.ready) {
+                wrong.push(format!("{}/{} is {}", group.name, unit.name, unit.state));
+            }
+            for rules in group.rules.iter().filter(|rules| rules.state != "intact") {
+                let drift = rules.drift.join("; ");
+                wrong.push(format!(
+                    "{}: redirect rules are {}: {drift}",
+                    group.name, rules.state
+                ));
+            }
+        }
+        wrong
+    }
+}
+
+/// Looks at a group: what the engine knows, and the files of its units.
+pub(super) fn look(status: &GroupStatus) -> GroupView {
+    let group = &status.group;
+    let files = SidecarFiles::from(group);
+    let units = status.units.iter().map(|unit| {
+        let of_sidecar = unit.name.as_str() == SIDECAR;
+        let certificate = of_sidecar.then(|| certificate(&files.state())).flatten();
+        view(unit, certificate)
+    });
+    GroupView {
+        name: group.spec.name.to_string(),
+        addresses: group
+            .addresses
+            .map(|addresses| addresses.both().to_vec())
+            .unwrap_or_default(),
+        netns: group.namespace.clone(),
+        rules_applied_at: group.rules_applied_at_millis.map(seconds),
+        rules: group.namespace.as_ref().map(|_| rules(&files.verdict())),
+        units: units.collect(),
+    }
+}
+
+fn view(unit: &UnitStatus, certificate: Option<CertificateView>) -> UnitView {
+    UnitView {
+        name: unit.name.to_string(),
+        state: unit.state.to_string(),
+        pid: match unit.state {
+            UnitState::Running { pid } => Some(pid),
+            _ => None,
+        },
+        ready: unit.ready,
+        restarts: unit.restarts,
+        started_at: unit.started_at_millis.map(seconds),
+        ready_at: unit.ready_at_millis.map(seconds),
+        certificate,
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "milliseconds since 1970 fit 53 bits"
+)]
+fn seconds(millis: u64) -> f64 {
+    millis as f64 / 1000.0
+}
+
+/// The watcher's last words, unless it has been silent for too long.
+fn rules(file: &Path) -> RulesView {
+    let unknown = |why: String| RulesView {
+        state: "unknown".to_owned(),
+        drift: vec![why],
+    };
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) => return unknown(format!("{}: {error}", file.display())),
+    };
+    let verdict: Verdict = match serde_json::from_str(&text) {
+        Ok(verdict) => verdict,
+        Err(error) => return unknown(format!("{}: {error}", file.display())),
+    };
+    let at = UNIX_EPOCH + Duration::from_secs(verdict.at);
+    match SystemTime::now().duration_since(at) {
+        Ok(age) if age > STALE => unknown(format!(
+            "their watcher has been silent for {} s",
+            age.as_secs()
+        )),
+        _ => RulesView {
+            state: words(verdict.state).to_owned(),
+            drift: verdict.drifts,
+        },
+    }
+}
+
+fn words(state: RuleState) -> &'static str {
+    match state {
+        RuleState::Intact => "intact",
+        RuleState::Drifted => "drifted",
+        RuleState::Absent => "absent",
+        _ => "unknown",
+    }
+}
+
+/// The certificate that a sidecar keeps in its directory.
+fn certificate(state_dir: &Path) -> Option<CertificateView> {
+    let credentials = CredentialDirectory::new(state_dir).load().ok()??;
+    let not_after = credentials.not_after().duration_since(UNIX_EPOCH).ok()?;
+    Some(CertificateView {
+        identity: credentials.identity().to_string(),
+        serial: credentials.serial(),
+        not_after: not_after.as_secs(),
+    })
 }

@@ -39,7 +39,12 @@ struct Role {
 
 /// The roles apart, in the order of starting.
 const ROLES: [Role; 4] = [
-    Role { name: "api", listen: ("--api-listen", API_PORT), metrics: METRICS_PORT + 300, after: None },
+    Role {
+        name: "api",
+        listen: ("--api-listen", API_PORT),
+        metrics: METRICS_PORT + 300,
+        after: None,
+    },
     Role {
         name: "ca",
         listen: ("--grpc-listen", XDS_PORT + 1),
@@ -62,7 +67,7 @@ const ROLES: [Role; 4] = [
 
 impl Plan {
     /// The group that the units are in: on the host itself, where workloads reach it.
-    pub(super) fn group(&self) -> Result<GroupSpec, Failure> {
+    pub(super) fn group() -> Result<GroupSpec, Failure> {
         Ok(GroupSpec {
             name: name(CONTROL_PLANE)?,
             attachment: Attachment::Host,
@@ -83,13 +88,20 @@ impl Plan {
         let (flag, port) = role.listen;
         let listen = format!("{}:{port}", self.gateway);
         let mut arguments = vec!["--roles", role.name, flag, &listen];
-        let kubeconfig = self.home.join(format!("{}.kubeconfig", role.name)).display().to_string();
+        let kubeconfig = self
+            .home
+            .join(format!("{}.kubeconfig", role.name))
+            .display()
+            .to_string();
         if role.name != "api" {
             arguments.extend(["--kubeconfig", &kubeconfig]);
         }
         let mut unit = self.unit(role.name, role.metrics, &arguments)?;
-        for after in role.after {
-            unit.after.push(Dependency { unit: name(after)?, condition: Condition::Ready });
+        if let Some(after) = role.after {
+            unit.after.push(Dependency {
+                unit: name(after)?,
+                condition: Condition::Ready,
+            });
         }
         Ok(unit)
     }
@@ -138,7 +150,10 @@ mod tests {
         let units = plan(true).units().unwrap();
         let names: Vec<_> = units.iter().map(|unit| unit.name.as_str()).collect();
         assert_eq!(names, ["api", "ca", "pilot", "mixer"]);
-        let mut ports: Vec<_> = ROLES.iter().flat_map(|role| [role.listen.1, role.metrics]).collect();
+        let mut ports: Vec<_> = ROLES
+            .iter()
+            .flat_map(|role| [role.listen.1, role.metrics])
+            .collect();
         ports.sort_unstable();
         ports.dedup();
         assert_eq!(ports.len(), 8);

@@ -70,13 +70,48 @@ fn masters_pass_without_a_rule() {
 #[test]
 fn a_role_holds_in_its_namespace_for_its_verbs_and_kinds_only() {
     let (policy, bob) = (reader(), user("bob", &[]));
-    assert!(is_allowed(&policy, &bob, "get", object("configmaps", "shop", "a")));
-    assert!(!is_allowed(&policy, &bob, "get", object("configmaps", "bank", "a")));
-    assert!(!is_allowed(&policy, &bob, "list", object("configmaps", "", "")));
-    assert!(!is_allowed(&policy, &bob, "update", object("configmaps", "shop", "a")));
-    assert!(!is_allowed(&policy, &bob, "get", object("secrets", "shop", "a")));
-    assert!(!is_allowed(&policy, &bob, "get", object("configmaps/status", "shop", "a")));
-    assert!(!is_allowed(&policy, &user("eve", &[]), "get", object("configmaps", "shop", "a")));
+    assert!(is_allowed(
+        &policy,
+        &bob,
+        "get",
+        object("configmaps", "shop", "a")
+    ));
+    assert!(!is_allowed(
+        &policy,
+        &bob,
+        "get",
+        object("configmaps", "bank", "a")
+    ));
+    assert!(!is_allowed(
+        &policy,
+        &bob,
+        "list",
+        object("configmaps", "", "")
+    ));
+    assert!(!is_allowed(
+        &policy,
+        &bob,
+        "update",
+        object("configmaps", "shop", "a")
+    ));
+    assert!(!is_allowed(
+        &policy,
+        &bob,
+        "get",
+        object("secrets", "shop", "a")
+    ));
+    assert!(!is_allowed(
+        &policy,
+        &bob,
+        "get",
+        object("configmaps/status", "shop", "a")
+    ));
+    assert!(!is_allowed(
+        &policy,
+        &user("eve", &[]),
+        "get",
+        object("configmaps", "shop", "a")
+    ));
 }
 
 #[test]
@@ -89,8 +124,18 @@ fn a_binding_cannot_give_a_role_of_another_namespace() {
             "subjects": [{"kind": "User", "name": "bob"}]}),
     ]);
     let bob = user("bob", &[]);
-    assert!(!is_allowed(&policy, &bob, "get", object("secrets", "shop", "a")));
-    assert!(!is_allowed(&policy, &bob, "get", object("secrets", "bank", "a")));
+    assert!(!is_allowed(
+        &policy,
+        &bob,
+        "get",
+        object("secrets", "shop", "a")
+    ));
+    assert!(!is_allowed(
+        &policy,
+        &bob,
+        "get",
+        object("secrets", "bank", "a")
+    ));
 }
 
 #[test]
@@ -103,10 +148,30 @@ fn a_rule_by_name_allows_neither_lists_nor_creation() {
             "subjects": [{"kind": "Group", "name": "team"}]}),
     ]);
     let bob = user("bob", &["team"]);
-    assert!(is_allowed(&policy, &bob, "get", object("configmaps", "shop", "mesh")));
-    assert!(!is_allowed(&policy, &bob, "get", object("configmaps", "shop", "other")));
-    assert!(!is_allowed(&policy, &bob, "list", object("configmaps", "shop", "")));
-    assert!(!is_allowed(&policy, &bob, "create", object("configmaps", "shop", "")));
+    assert!(is_allowed(
+        &policy,
+        &bob,
+        "get",
+        object("configmaps", "shop", "mesh")
+    ));
+    assert!(!is_allowed(
+        &policy,
+        &bob,
+        "get",
+        object("configmaps", "shop", "other")
+    ));
+    assert!(!is_allowed(
+        &policy,
+        &bob,
+        "list",
+        object("configmaps", "shop", "")
+    ));
+    assert!(!is_allowed(
+        &policy,
+        &bob,
+        "create",
+        object("configmaps", "shop", "")
+    ));
 }
 
 #[test]
@@ -120,8 +185,18 @@ fn service_accounts_are_bound_by_namespace_and_name() {
     ]);
     let ci = user("system:serviceaccount:tools:ci", &[]);
     let other = user("system:serviceaccount:shop:ci", &[]);
-    assert!(is_allowed(&policy, &ci, "get", object("secrets", "shop", "a")));
-    assert!(!is_allowed(&policy, &other, "get", object("secrets", "shop", "a")));
+    assert!(is_allowed(
+        &policy,
+        &ci,
+        "get",
+        object("secrets", "shop", "a")
+    ));
+    assert!(!is_allowed(
+        &policy,
+        &other,
+        "get",
+        object("secrets", "shop", "a")
+    ));
 }
 
 #[test]
@@ -154,14 +229,24 @@ fn nobody_hands_on_more_than_they_hold() {
         policy.missing(&bob, "shop", &[rule(&["get", "update"], &[])]),
         [rule(&["update"], &[])]
     );
-    assert_eq!(policy.missing(&bob, "shop", &[rule(&["*"], &[])]), [rule(&["*"], &[])]);
-    assert_eq!(policy.missing(&bob, "bank", &[rule(&["get"], &[])]).len(), 1);
+    assert_eq!(
+        policy.missing(&bob, "shop", &[rule(&["*"], &[])]),
+        [rule(&["*"], &[])]
+    );
+    assert_eq!(
+        policy.missing(&bob, "bank", &[rule(&["get"], &[])]).len(),
+        1
+    );
 }
 
 fn any_rule() -> impl Strategy<Value = Rule> {
     let pick = |words: &'static [&'static str]| {
-        proptest::sample::subsequence(words, 0..=words.len())
-            .prop_map(|words| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())
+        proptest::sample::subsequence(words, 0..=words.len()).prop_map(|words| {
+            words
+                .iter()
+                .map(|word| (*word).to_owned())
+                .collect::<Vec<_>>()
+        })
     };
     (
         pick(&["get", "list", "*"]),

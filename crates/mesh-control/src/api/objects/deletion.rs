@@ -144,7 +144,10 @@ impl Objects {
                 for object in &page.items {
                     let of = name_of(object);
                     let how = Deletion::default();
-                    match self.delete(kind, kind.version(), Some(name), &of, &how).await {
+                    match self
+                        .delete(kind, kind.version(), Some(name), &of, &how)
+                        .await
+                    {
                         Ok(object) => is_empty &= !has_finalizers(&object),
                         Err(failure) if failure.code == http::StatusCode::NOT_FOUND => {}
                         Err(failure) => return Err(failure),

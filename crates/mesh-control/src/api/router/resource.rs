@@ -48,8 +48,7 @@ impl Api {
             Some(_) => return Err(Failure::no_such_path()),
         };
         let is_whole = matches!(call.verb, "list" | "watch" | "deletecollection");
-        if kind.namespaced && place.namespace.is_none() && !matches!(call.verb, "list" | "watch")
-        {
+        if kind.namespaced && place.namespace.is_none() && !matches!(call.verb, "list" | "watch") {
             return Err(Failure::method_not_allowed());
         }
         if is_status && !matches!(call.verb, "get" | "update" | "patch") {

@@ -43,7 +43,9 @@ pub(super) fn row(kind: Kind, object: &Value) -> Vec<Value> {
 
 /// The time since a time, as short as kubectl writes it.
 fn age(time: &Value) -> Value {
-    let time = time.as_str().and_then(|text| text.parse::<Timestamp>().ok());
+    let time = time
+        .as_str()
+        .and_then(|text| text.parse::<Timestamp>().ok());
     match time {
         Some(time) => short(Timestamp::now().as_second() - time.as_second()).into(),
         None => "<unknown>".into(),

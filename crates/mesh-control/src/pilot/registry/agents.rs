@@ -170,8 +170,8 @@ impl AgentRegistry {
         let welcome = PilotMessage {
             message: Some(pilot_message::Message::Registered(Welcome {})),
         };
-        // The channel is new and has room.
-        drop(messages.try_send(welcome));
+        let sent = messages.try_send(welcome);
+        debug_assert!(sent.is_ok(), "the channel is new and has room");
         let mut state = self.lock();
         if let Some(entry) = state.entries.get(&id)
             && entry.registered.identity != registered.identity
@@ -286,8 +286,8 @@ impl AgentRegistry {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep_until(next.unwrap_or(now)), if next.is_some() => {}
-                changed = changes.changed() => {
-                    if changed.is_err() {
+                news = changes.changed() => {
+                    if news.is_err() {
                         return;
                     }
                 }

@@ -14,7 +14,8 @@ use tracing::{debug, info};
 
 use super::agents::{AgentRegistry, Refused, Registered, Registration};
 use super::wire::{describe, read_health, read_workload};
-use crate::pilot::caller::Caller;
+use crate::pilot::caller;
+use crate::pilot::cut;
 
 /// Serves `mesh.agent.v1.Agents`.
 #[derive(Clone, Debug)]
@@ -53,7 +54,7 @@ impl Agents for AgentsService {
         &self,
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
-        let identity = Caller::workload(request.extensions())?;
+        let identity = caller::workload(request.extensions())?;
         let mut inbound = request.into_inner();
         let first = timeout(REGISTER_TIMEOUT, inbound.message());
         let first = first
@@ -73,7 +74,7 @@ impl Agents for AgentsService {
         } = register;
         let workload = read_workload(&workload.unwrap_or_default())
             .map_err(|problems| Status::invalid_argument(describe("workload", &problems)))?;
-        version.truncate(version.floor_char_boundary(MAX_VERSION));
+        cut(&mut version, MAX_VERSION);
         let registered = Registered {
             workload,
             identity,

@@ -7,9 +7,7 @@ use futures_util::StreamExt as _;
 use mesh_proto::etcdserverpb::event::EventType;
 use mesh_proto::etcdserverpb::watch_client::WatchClient;
 use mesh_proto::etcdserverpb::watch_request::RequestUnion;
-use mesh_proto::etcdserverpb::{
-    self as etcd, WatchCreateRequest, WatchRequest, WatchResponse,
-};
+use mesh_proto::etcdserverpb::{self as etcd, WatchCreateRequest, WatchRequest, WatchResponse};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
 use super::Destination;
 use crate::istio::Duration;
 use crate::istio::message::{choice, message};
@@ -52,7 +55,7 @@ message! {
     pub struct HttpMatch {
         /// A name, which logs show after the name of the route.
         pub name: String,
-        /// The path, with its query for a regular expression.
+        /// The path, without its query.
         pub uri: Option<StringMatch>,
         /// The scheme: `http` or `https`.
         pub scheme: Option<StringMatch>,
@@ -199,7 +202,7 @@ message! {
     pub struct Delay {
         /// How long.
         pub fixed_delay: Option<Duration>,
-        /// Not supported: kept, with a warning. Never did anything in Istio either.
+        /// Refused, as by Istio, which never supported it.
         pub exponential_delay: Option<Duration>,
         /// The older form of `percentage`, in whole percents.
         pub percent: u32,
@@ -213,7 +216,7 @@ message! {
         pub http_status: Option<u32>,
         /// A status of gRPC by its name, such as `UNAVAILABLE`.
         pub grpc_status: Option<String>,
-        /// Not supported: kept, with a warning. Never did anything in Istio either.
+        /// Refused, as by Istio, which never supported it.
         pub http2_error: Option<String>,
         /// The share of requests; all of them unless set.
         pub percentage: Option<Percent>,
@@ -268,5 +271,16 @@ choice! {
         Forward,
         /// They are answered without the headers of CORS.
         Ignore,
+    }
+}
+
+impl HttpBody {
+    /// The body; `None` when `bytes` is not base64.
+    pub fn content(&self) -> Option<Vec<u8>> {
+        match (&self.string, &self.bytes) {
+            (Some(text), _) => Some(text.clone().into_bytes()),
+            (None, Some(bytes)) => BASE64.decode(bytes).ok(),
+            (None, None) => Some(Vec::new()),
+        }
     }
 }

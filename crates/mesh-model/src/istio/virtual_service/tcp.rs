@@ -17,7 +17,7 @@ message! {
 
     /// Conditions on a connection, which must all hold.
     pub struct L4Match {
-        /// Not supported: kept, with a warning. Networks that the destination address may be in.
+        /// Not supported: such a condition never holds, with a warning. Networks that the destination address may be in.
         pub destination_subnets: Vec<String>,
         /// The port that the caller connects to.
         pub port: Option<u16>,

@@ -12,7 +12,11 @@ enum Event {
     /// The oldest message of a queue arrives.
     Deliver(Queue),
     /// Pilot's resource changes; a version of 3 is one that Envoy refuses, 0 removes it.
-    Change { endpoint: bool, name: u8, version: u8 },
+    Change {
+        endpoint: bool,
+        name: u8,
+        version: u8,
+    },
     PilotConnects,
     PilotGoes,
     /// Envoy's process is replaced.
@@ -69,6 +73,8 @@ struct PilotType {
     names: BTreeSet<String>,
     last: Versions,
     told_absent: BTreeSet<String>,
+    /// To be sent again, each alone, because they were refused together.
+    again: Vec<String>,
     pending: BTreeMap<String, DeltaDiscoveryResponse>,
 }
 
@@ -78,9 +84,11 @@ impl Envoy {
         self.asked_endpoints = !self.wanted.is_empty();
         // To say that one has a version is to say that one accepted it.
         for (type_url, versions) in [(CLUSTER, &self.clusters), (ENDPOINT, &self.endpoints)] {
-            self.acknowledged.extend(versions.iter().map(|(name, version)| {
-                (type_url.to_owned(), name.clone(), version.clone())
-            }));
+            self.acknowledged.extend(
+                versions
+                    .iter()
+                    .map(|(name, version)| (type_url.to_owned(), name.clone(), version.clone())),
+            );
         }
         let clusters = DeltaDiscoveryRequest {
             initial_resource_versions: self.clusters.clone(),
@@ -187,7 +195,14 @@ impl Pilot {
                 .pending
                 .remove(&request.response_nonce)
                 .expect("only what was sent on this stream is answered, and once");
+            let alone = answered.resources.len() + answered.removed_resources.len() <= 1;
             for one in answered.resources {
+                if request.error_detail.is_some()
+                    && !alone
+                    && state.last.get(&one.name) == Some(&one.version)
+                {
+                    state.again.push(one.name.clone());
+                }
                 let claim = (request.type_url.clone(), one.name, one.version);
                 assert!(
                     request.error_detail.is_some() || acknowledged.contains(&claim),
@@ -214,8 +229,7 @@ impl Pilot {
         for (type_url, state) in &mut self.stream {
             let nothing = Versions::new();
             let all = self.resources.get(type_url).unwrap_or(&nothing);
-            let in_view =
-                |name: &String| state.wildcard || state.names.contains(name);
+            let in_view = |name: &String| state.wildcard || state.names.contains(name);
             let changed: Vec<_> = all
                 .iter()
                 .filter(|(name, version)| in_view(name) && state.last.get(*name) != Some(version))
@@ -237,18 +251,27 @@ impl Pilot {
                 state.last.insert(one.name.clone(), one.version.clone());
                 state.told_absent.remove(&one.name);
             }
-            if changed.is_empty() && removed.is_empty() {
-                continue;
+            let mut parts = Vec::new();
+            for name in std::mem::take(&mut state.again) {
+                let is_changed = changed.iter().any(|one| one.name == name);
+                if let Some(version) = all.get(&name).filter(|_| !is_changed) {
+                    parts.push((vec![resource(&name, version)], BTreeSet::new()));
+                }
             }
-            self.nonces += 1;
-            let response = DeltaDiscoveryResponse {
-                removed_resources: removed.into_iter().collect(),
-                ..response(type_url, &format!("p{}", self.nonces), changed)
-            };
-            state
-                .pending
-                .insert(response.nonce.clone(), response.clone());
-            responses.push(response);
+            if !changed.is_empty() || !removed.is_empty() {
+                parts.push((changed, removed));
+            }
+            for (changed, removed) in parts {
+                self.nonces += 1;
+                let response = DeltaDiscoveryResponse {
+                    removed_resources: removed.into_iter().collect(),
+                    ..response(type_url, &format!("p{}", self.nonces), changed)
+                };
+                state
+                    .pending
+                    .insert(response.nonce.clone(), response.clone());
+                responses.push(response);
+            }
         }
         responses
     }
@@ -438,13 +461,12 @@ const QUEUES: [Queue; 4] = [
 ];
 
 fn event() -> impl Strategy<Value = Event> {
-    let change = (any::<bool>(), 0_u8..3, 0_u8..5).prop_map(|(endpoint, name, version)| {
-        Event::Change {
+    let change =
+        (any::<bool>(), 0_u8..3, 0_u8..5).prop_map(|(endpoint, name, version)| Event::Change {
             endpoint,
             name,
             version,
-        }
-    });
+        });
     prop_oneof![
         12 => prop::sample::select(QUEUES.to_vec()).prop_map(Event::Deliver),
         4 => change,

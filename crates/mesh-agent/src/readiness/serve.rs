@@ -1,0 +1,145 @@
+//! Readiness over HTTP: `GET /ready` answers 200 or 503, and says what is missing.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::Readiness;
+
+/// Listens on every address of both families; on IPv4 alone where the machine has no IPv6.
+///
+/// # Errors
+///
+/// The address that could not be bound, and why.
+pub(crate) fn listen(port: u16) -> Result<TcpListener, (SocketAddr, io::Error)> {
+    let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    match bind(v6) {
+        Err(error) if has_no_v6(&error) => {
+            let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+            bind(v4).map_err(|error| (v4, error))
+        }
+        bound => bound.map_err(|error| (v6, error)),
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        let socket = TcpSocket::new_v6()?;
+        // Not left to net.ipv6.bindv6only.
+        rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
+        socket
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn has_no_v6(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    [
+        rustix::io::Errno::AFNOSUPPORT,
+        rustix::io::Errno::ADDRNOTAVAIL,
+    ]
+    .iter()
+    .any(|known| code == Some(known.raw_os_error()))
+}
+
+/// Serves until `stop`.
+pub(crate) async fn serve(listener: TcpListener, readiness: Readiness, stop: CancellationToken) {
+    let accepting = accept(listener, readiness);
+    tokio::select! {
+        () = accepting => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+async fn accept(listener: TcpListener, readiness: Readiness) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+            return;
+        };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                warn!(%error, "cannot accept a connection for readiness");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let readiness = readiness.clone();
+        connections.spawn(async move {
+            let service = service_fn(move |request| {
+                let response = answer(&readiness, &request);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let served = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_PATIENCE)
+                .keep_alive(false)
+                .serve_connection(TokioIo::new(stream), service);
+            match timeout(CONNECTION_PATIENCE, served).await {
+                Ok(Err(error)) => debug!(%error, "a connection for readiness broke"),
+                Ok(Ok(())) | Err(_) => {}
+            }
+            drop(permit);
+        });
+    }
+}
+
+fn answer(readiness: &Readiness, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let (status, text) = match (request.method(), request.uri().path()) {
+        (&Method::GET | &Method::HEAD, "/ready") => {
+            let verbose = request
+                .uri()
+                .query()
+                .is_some_and(|query| query.split('&').any(|part| part.starts_with("verbose")));
+            let (ready, text) = readiness.text(verbose);
+            let status = if ready {
+                StatusCode::OK
+            } else {
+                StatusCode::SERVICE_UNAVAILABLE
+            };
+            (status, text)
+        }
+        (_, "/ready") => (StatusCode::METHOD_NOT_ALLOWED, "use GET\n".to_owned()),
+        _ => (StatusCode::NOT_FOUND, "only /ready is here\n".to_owned()),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    let kind = http::HeaderValue::from_static("text/plain; charset=utf-8");
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, kind);
+    response
+}
+
+/// Probes come one at a time; more is no probe.
+const BACKLOG: u32 = 128;
+/// Open at once.
+const CONNECTIONS_MAX: usize = 64;
+/// How long a client may take to say what it wants.
+const HEADER_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a client may take altogether.
+const CONNECTION_PATIENCE: Duration = Duration::from_secs(10);
+/// After an error of `accept` that is not a connection's own.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

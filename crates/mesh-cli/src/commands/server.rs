@@ -1,0 +1,250 @@
+//! `mesh server`: the control plane, all of its roles or some, until it is told to stop.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mesh_control::ca::Lifetimes;
+use mesh_control::server::{self, Listen, Roles, ServerConfig};
+use mesh_control::store::StoreConfig;
+use mesh_model::TrustDomain;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::exit::{Failure, OK, Outcome};
+
+/// Run the control plane: API server, CA, Pilot and Mixer, in one process or apart.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Roles of this process, of `api`, `ca`, `pilot` and `mixer`, joined by commas.
+    #[arg(long, default_value_t)]
+    roles: Roles,
+    /// Where keys, kubeconfigs and the file store are.
+    #[arg(long, env = "MESH_HOME", default_value = "/var/lib/mesh")]
+    home: PathBuf,
+    /// The address at which the roles listen; the API listens on loopback too.
+    #[arg(long, default_value = "0.0.0.0")]
+    listen: IpAddr,
+    /// An address at which workloads reach the control plane, replicas included; may be repeated.
+    /// Without any: `--listen`, or the address of the interface towards the API.
+    #[arg(long)]
+    advertise: Vec<IpAddr>,
+    /// Address and port of the API, instead of 6443 at `--listen`; may be repeated.
+    #[arg(long)]
+    api_listen: Vec<SocketAddr>,
+    /// Address and port of CA and Pilot, instead of 15012 at `--listen`.
+    #[arg(long)]
+    grpc_listen: Option<SocketAddr>,
+    /// Address and port of the Mixer, instead of 15011 at `--listen`.
+    #[arg(long)]
+    mixer_listen: Option<SocketAddr>,
+    /// Address and port of metrics and readiness, in clear, instead of 15014 at `--listen`.
+    #[arg(long)]
+    metrics_listen: Option<SocketAddr>,
+    /// What the API keeps objects in: a file in `--home`, or an etcd cluster.
+    #[arg(long, value_enum, default_value_t)]
+    store: Store,
+    /// The members of the etcd cluster, as in `http://10.0.0.1:2379`, joined by commas.
+    #[arg(long, value_delimiter = ',', required_if_eq("store", "etcd"))]
+    etcd_endpoints: Vec<String>,
+    /// How roles without the API in their process reach it; `<role>.kubeconfig` of `--home` if
+    /// absent.
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+    /// The trust domain of a new mesh, `cluster.local` if absent; a mesh keeps the one it has.
+    #[arg(long)]
+    trust_domain: Option<TrustDomain>,
+    /// Life of a certificate when the workload asks for none, as in `30s`, `10m`, `24h`, `7d`.
+    #[arg(long, default_value = "24h", value_parser = duration)]
+    certificate_ttl: Duration,
+    /// Shortest life of a certificate, at least 30s; 10m, or the life above if that is shorter.
+    #[arg(long, value_parser = duration)]
+    min_certificate_ttl: Option<Duration>,
+    /// Longest life of a certificate, at most 90d; 7d, or the life above if that is longer.
+    #[arg(long, value_parser = duration)]
+    max_certificate_ttl: Option<Duration>,
+}
+
+/// What the API keeps objects in.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum Store {
+    /// One file, for one API server.
+    #[default]
+    Redb,
+    /// An etcd cluster, version 3.4 or later.
+    Etcd,
+}
+
+/// The store's file in the home.
+const STORE_FILE: &str = "store.redb";
+/// Shortest life of a certificate unless told otherwise: time enough to notice a CA that is away.
+const MIN_TTL: Duration = Duration::from_secs(10 * 60);
+/// Longest life of a certificate unless told otherwise.
+const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+
+pub(crate) async fn run(args: &Args) -> Outcome {
+    let config = config(args)?;
+    let shutdown = CancellationToken::new();
+    let failed = |error| Failure::doing("listening for signals", &error);
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let asked = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("asked to stop");
+        shutdown.cancel();
+        // The server decides when everything has ended.
+        std::future::pending::<()>().await;
+    };
+    let ended = tokio::select! {
+        ended = server::run(config, shutdown.clone()) => ended,
+        () = asked => Ok(()),
+    };
+    ended.map_err(|error| {
+        let failure = Failure::of(&error);
+        match error.hint() {
+            Some(hint) => failure.with_hint(hint),
+            None => failure,
+        }
+    })?;
+    Ok(OK.into())
+}
+
+/// The configuration that the command line says; what contradicts itself is a usage error.
+fn config(args: &Args) -> Result<ServerConfig, Failure> {
+    let ttl = args.certificate_ttl;
+    let lifetimes = Lifetimes::new(
+        ttl,
+        args.min_certificate_ttl.unwrap_or_else(|| MIN_TTL.min(ttl)),
+        args.max_certificate_ttl.unwrap_or_else(|| MAX_TTL.max(ttl)),
+    )
+    .map_err(|error| Failure::usage(error.to_string()))?;
+    let mut listen = Listen::at(args.listen);
+    if !args.api_listen.is_empty() {
+        listen.api.clone_from(&args.api_listen);
+    }
+    listen.grpc = args.grpc_listen.unwrap_or(listen.grpc);
+    listen.mixer = args.mixer_listen.unwrap_or(listen.mixer);
+    listen.metrics = args.metrics_listen.unwrap_or(listen.metrics);
+    Ok(ServerConfig {
+        roles: args.roles.clone(),
+        home: args.home.clone(),
+        listen: listen.with_api_on_loopback(),
+        advertise: args.advertise.clone(),
+        store: match args.store {
+            Store::Redb => StoreConfig::file(args.home.join(STORE_FILE)),
+            Store::Etcd => StoreConfig::etcd(args.etcd_endpoints.clone()),
+        },
+        kubeconfig: args.kubeconfig.clone(),
+        trust_domain: args.trust_domain.clone(),
+        lifetimes,
+    })
+}
+
+/// Reads `30s`, `10m`, `24h`, `7d`, or a number of seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is not a time, as in `30s`, `10m`, `24h` or `7d`");
+    let (number, seconds) = match text.char_indices().next_back() {
+        Some((at, unit)) if unit.is_ascii_alphabetic() => {
+            let seconds = match unit {
+                's' => 1,
+                'm' => 60,
+                'h' => 3600,
+                'd' => 24 * 3600,
+                _ => return Err(wrong()),
+            };
+            (text.get(..at).unwrap_or_default(), seconds)
+        }
+        _ => (text, 1),
+    };
+    let number: u64 = number.parse().map_err(|_no_number| wrong())?;
+    number
+        .checked_mul(seconds)
+        .map(Duration::from_secs)
+        .ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use mesh_control::server::Role;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn read(line: &[&str]) -> Result<ServerConfig, String> {
+        let line = ["server"].iter().chain(line);
+        let parsed = Line::try_parse_from(line).map_err(|error| error.to_string())?;
+        config(&parsed.args).map_err(|failure| failure.to_string())
+    }
+
+    #[test]
+    fn nothing_said_is_everything_in_one_process() {
+        let config = read(&["--home", "/h"]).unwrap();
+        assert!(Role::ALL.iter().all(|role| config.roles.has(*role)));
+        assert_eq!(config.listen.grpc, "0.0.0.0:15012".parse().unwrap());
+        assert_eq!(config.listen.api, ["0.0.0.0:6443".parse().unwrap()]);
+        assert_eq!(config.store, StoreConfig::file("/h/store.redb"));
+    }
+
+    #[test]
+    fn the_api_is_on_loopback_too() {
+        let loopback = "127.0.0.1:6443".parse().unwrap();
+        for line in [
+            ["--listen", "10.213.0.1"],
+            ["--api-listen", "10.213.0.1:6443"],
+        ] {
+            let config = read(&line).unwrap();
+            assert_eq!(
+                config.listen.api,
+                ["10.213.0.1:6443".parse().unwrap(), loopback]
+            );
+        }
+    }
+
+    #[test]
+    fn a_short_life_lowers_the_shortest() {
+        let config = read(&["--certificate-ttl", "40"]).unwrap();
+        assert_eq!(config.lifetimes.decide(0), Duration::from_secs(40));
+        assert_eq!(config.lifetimes.decide(1), Duration::from_secs(40));
+        let error = read(&["--certificate-ttl", "10s"]).unwrap_err();
+        assert!(error.contains("30s"), "{error}");
+    }
+
+    #[test]
+    fn etcd_needs_its_members() {
+        let error = read(&["--store", "etcd"]).unwrap_err();
+        assert!(error.contains("--etcd-endpoints"), "{error}");
+        let members = [
+            "--store",
+            "etcd",
+            "--etcd-endpoints",
+            "http://a:1,http://b:2",
+        ];
+        let expected = StoreConfig::etcd(vec!["http://a:1".into(), "http://b:2".into()]);
+        assert_eq!(read(&members).unwrap().store, expected);
+    }
+
+    #[test]
+    fn times_are_read_with_their_units() {
+        for (text, seconds) in [
+            ("45", 45),
+            ("30s", 30),
+            ("2m", 120),
+            ("1h", 3600),
+            ("1d", 86400),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "s", "1w", "-1", "1.5h", "é", "99999999999999999999d"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! From config and workloads to snapshots: only what may have changed is made again, and what came
+//! out as before stays the same memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use mesh_model::{Health, Host, Namespace, Workload, WorkloadId};
+
+use crate::pilot::mesh::Config;
+use crate::pilot::resource::{Layer, Snapshot};
+
+/// How views are made, as pure functions of what was assembled last.
+pub trait Assembly: Send + 'static {
+    /// Resolves config and workloads against each other.
+    fn assemble(&mut self, config: &Arc<Config>, workloads: &[(Workload, Health)]);
+
+    /// Hosts that need virtual addresses and have none in the config.
+    fn unaddressed(&self) -> BTreeSet<Host>;
+
+    /// What every proxy of a namespace gets. Depends on all that was assembled.
+    fn shared(&self, namespace: &Namespace) -> Layer;
+
+    /// What the proxy of one workload gets besides. Depends on the config and that workload.
+    fn own(&self, workload: &Workload) -> Layer;
+}
+
+/// Makes snapshots again and again.
+#[derive(Debug)]
+pub(super) struct Builder<A> {
+    assembly: A,
+    config: Option<Arc<Config>>,
+    workloads: Vec<(Workload, Health)>,
+    shared: BTreeMap<Namespace, Arc<Layer>>,
+    own: BTreeMap<WorkloadId, Arc<Layer>>,
+}
+
+/// What there is to make.
+#[derive(Debug)]
+pub(super) struct Input {
+    pub(super) config: Arc<Config>,
+    /// In the order of ids.
+    pub(super) workloads: Vec<(Workload, Health)>,
+    /// Workloads whose snapshots somebody waits for.
+    pub(super) wanted: Vec<WorkloadId>,
+}
+
+/// What came out.
+#[derive(Debug, Default)]
+pub(super) struct Output {
+    pub(super) snapshots: Vec<(WorkloadId, Snapshot)>,
+    /// Wanted, but not there.
+    pub(super) gone: Vec<WorkloadId>,
+    pub(super) unaddressed: BTreeSet<Host>,
+}
+
+impl<A: Assembly> Builder<A> {
+    pub(super) fn new(assembly: A) -> Self {
+        Self {
+            assembly,
+            config: None,
+            workloads: Vec::new(),
+            shared: BTreeMap::new(),
+            own: BTreeMap::new(),
+        }
+    }
+
+    /// Makes the snapshots that are wanted.
+    pub(super) fn build(&mut self, input: Input) -> Output {
+        let Input {
+            config,
+            workloads,
+            wanted,
+        } = input;
+        let is_config = self
+            .config
+            .as_ref()
+            .is_some_and(|old| Arc::ptr_eq(old, &config));
+        let is_same = is_config && self.workloads == workloads;
+        if !is_same {
+            self.assembly.assemble(&config, &workloads);
+        }
+        let old_shared = std::mem::take(&mut self.shared);
+        let old_own = std::mem::take(&mut self.own);
+        let mut output = Output {
+            unaddressed: self.assembly.unaddressed(),
+            ..Output::default()
+        };
+        for id in wanted {
+            let Some(workload) = find(&workloads, &id) else {
+                output.gone.push(id);
+                continue;
+            };
+            let namespace = &workload.namespace;
+            let shared = if let Some(shared) = self.shared.get(namespace) {
+                Arc::clone(shared)
+            } else {
+                let shared = match old_shared.get(namespace) {
+                    Some(old) if is_same => Arc::clone(old),
+                    old => keep(old, self.assembly.shared(namespace)),
+                };
+                self.shared.insert(namespace.clone(), Arc::clone(&shared));
+                shared
+            };
+            let is_own = is_config && find(&self.workloads, &id) == Some(workload);
+            let own = match old_own.get(&id) {
+                Some(old) if is_own => Arc::clone(old),
+                old => keep(old, self.assembly.own(workload)),
+            };
+            self.own.insert(id.clone(), Arc::clone(&own));
+            output.snapshots.push((id, Snapshot { shared, own }));
+        }
+        self.config = Some(config);
+        self.workloads = workloads;
+        output
+    }
+}
+
+/// The old layer if nothing in it changed, else the new one, sharing what did not.
+fn keep(old: Option<&Arc<Layer>>, mut new: Layer) -> Arc<Layer> {
+    let Some(old) = old else {
+        return Arc::new(new);
+    };
+    new.share_with(old);
+    if new.is_same(old) {
+        Arc::clone(old)
+    } else {
+        Arc::new(new)
+    }
+}
+
+fn find<'a>(workloads: &'a [(Workload, Health)], id: &WorkloadId) -> Option<&'a Workload> {
+    let index = workloads
+        .binary_search_by(|(workload, _)| workload.id.cmp(id))
+        .ok()?;
+    workloads.get(index).map(|(workload, _)| workload)
+}

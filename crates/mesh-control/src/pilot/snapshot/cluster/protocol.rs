@@ -1,0 +1,60 @@
+//! Which HTTP a cluster speaks, and within which limits.
+
+use mesh_model::Protocol;
+use mesh_proto::envoy::config::cluster::v3::Cluster;
+use mesh_proto::envoy::config::core::v3 as core;
+use mesh_proto::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use mesh_proto::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
+use mesh_proto::envoy::extensions::upstreams::http::v3::http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
+};
+
+use super::super::wire;
+
+/// The key of a cluster's protocol options, which is their type.
+const KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// What a cluster's rule says of HTTP.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Http {
+    /// Limits of each connection.
+    pub(super) common: Option<core::HttpProtocolOptions>,
+    /// Settings of HTTP/2.
+    pub(super) http2: core::Http2ProtocolOptions,
+    /// Whether plain `http` becomes HTTP/2.
+    pub(super) upgrade: bool,
+}
+
+// === impl Http ===
+
+impl Http {
+    /// Sets which HTTP `cluster` speaks; nothing for TCP and TLS.
+    ///
+    /// On a port of plain `http` it is what the caller speaks: HTTP/2 without TLS reaches an
+    /// application that was declared before anybody knew.
+    pub(super) fn speak(self, cluster: &mut Cluster, protocol: Protocol) {
+        let spoken = match protocol {
+            Protocol::Http if !self.upgrade => {
+                UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
+                    http_protocol_options: Some(core::Http1ProtocolOptions::default()),
+                    http2_protocol_options: Some(self.http2),
+                    ..Default::default()
+                })
+            }
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
+                UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+                    protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(self.http2)),
+                })
+            }
+            _ => return,
+        };
+        let options = HttpProtocolOptions {
+            common_http_protocol_options: self.common,
+            upstream_protocol_options: Some(spoken),
+            ..Default::default()
+        };
+        cluster
+            .typed_extension_protocol_options
+            .insert(KEY.to_owned(), wire::any(&options));
+    }
+}

@@ -1,0 +1,203 @@
+//! The listener for what comes to a workload.
+//!
+//! A filter chain is chosen by port, by whether TLS is spoken, and by whether it is the mesh's
+//! own (its marker among the offered protocols). What a port's mode does not allow has no chain:
+//! the connection is closed before a byte of it is passed on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use mesh_model::istio::peer_authentication::MutualTlsMode as Mode;
+use mesh_model::{Host, Namespace, Protocol, TrustDomain, Workload};
+use mesh_proto::envoy::config::listener::v3 as lds;
+use mesh_proto::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
+use mesh_proto::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+
+use super::access_log::{self, Side};
+use super::authorization::Filters;
+use super::listener::{self, Routes};
+use super::{cluster, route, tls, wire};
+
+/// Where the redirect rules send what comes to the workload.
+pub(super) const PORT: u16 = 15006;
+
+/// How long a caller may take to show whether it speaks TLS; where plaintext is allowed too, a
+/// server that speaks first answers no sooner. Under STRICT a slower caller is refused.
+const SNIFF: Duration = Duration::from_secs(3);
+
+/// A port at which a workload listens, or on which a policy has a word.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Port {
+    /// Its number, the target port of services.
+    pub(super) number: u16,
+    /// What is spoken there; nothing if no service is declared on it.
+    pub(super) protocol: Option<Protocol>,
+    /// The services that it serves.
+    pub(super) services: BTreeSet<Host>,
+    /// What is accepted.
+    pub(super) mode: Mode,
+}
+
+/// What the chains of a workload are made from.
+#[derive(Debug)]
+pub(super) struct Inbound<'a> {
+    /// Where the workload is.
+    pub(super) namespace: &'a Namespace,
+    /// Whose certificates are accepted.
+    pub(super) trust_domain: &'a TrustDomain,
+    /// The ports, by number.
+    pub(super) ports: Vec<Port>,
+    /// What is accepted on all other ports.
+    pub(super) mode: Mode,
+    /// Who may do what.
+    pub(super) filters: Filters,
+}
+
+/// The ports that a workload declares: what it says first of a port holds.
+pub(super) fn declared(workload: &Workload) -> BTreeMap<u16, (Protocol, BTreeSet<Host>)> {
+    let mut ports = BTreeMap::new();
+    for service in &workload.services {
+        let host = Host::of_service(&service.name, &workload.namespace);
+        for port in &service.ports {
+            let (_, services) = ports
+                .entry(port.target)
+                .or_insert_with(|| (port.protocol, BTreeSet::new()));
+            services.insert(host.clone());
+        }
+    }
+    ports
+}
+
+impl Inbound<'_> {
+    /// The listener.
+    pub(super) fn listener(&self) -> lds::Listener {
+        // Looking for TLS means waiting for bytes, which is lost time where TLS means nothing.
+        let plain: Vec<u16> = self
+            .ports
+            .iter()
+            .filter(|port| port.mode == Mode::Disable && !port.is_http())
+            .map(|port| port.number)
+            .collect();
+        let chains = self.ports.iter().flat_map(|port| self.port(port));
+        lds::Listener {
+            listener_filters: vec![
+                listener::listener_filter(
+                    "envoy.filters.listener.original_dst",
+                    wire::any(&OriginalDst::default()),
+                    &[],
+                ),
+                listener::listener_filter(
+                    "envoy.filters.listener.tls_inspector",
+                    wire::any(&TlsInspector::default()),
+                    &plain,
+                ),
+            ],
+            listener_filters_timeout: wire::duration(SNIFF),
+            continue_on_listener_filters_timeout: true,
+            filter_chains: [listener::trap(PORT)]
+                .into_iter()
+                .chain(chains)
+                .chain(self.undeclared())
+                .collect(),
+            access_log: access_log::refused(Side::Inbound),
+            ..listener::on_every_address("virtualInbound", PORT, Side::Inbound)
+        }
+    }
+
+    /// The chains of one port.
+    fn port(&self, port: &Port) -> Vec<lds::FilterChain> {
+        let name = |way: &str| format!("{}/{way}", port.number);
+        let matching = |transport: &str, marker: bool| lds::FilterChainMatch {
+            destination_port: wire::uint(port.number.into()),
+            ..seen(transport, marker)
+        };
+        let mut chains = Vec::new();
+        if port.mode != Mode::Disable {
+            chains.push(lds::FilterChain {
+                transport_socket: Some(tls::server(self.trust_domain)),
+                ..listener::chain(
+                    name("mesh"),
+                    Some(matching("tls", true)),
+                    self.declared(port),
+                )
+            });
+        }
+        if port.mode == Mode::Strict {
+            return chains;
+        }
+        // Envoy looks no further once a chain names the transport that it saw, so both stand here.
+        let plain = Some(matching("raw_buffer", false));
+        chains.push(listener::chain(name("plain"), plain, self.declared(port)));
+        // TLS of the application's own, whatever the port was declared to speak.
+        let foreign = Some(matching("tls", false));
+        chains.push(listener::chain(name("tls"), foreign, self.bytes(port)));
+        chains
+    }
+
+    /// The chains of all other ports.
+    fn undeclared(&self) -> Vec<lds::FilterChain> {
+        let proxy = || {
+            let target = vec![(cluster::INBOUND_PASSTHROUGH.to_owned(), 1)];
+            let log = access_log::tcp(Side::Inbound, None);
+            let proxy = listener::tcp("InboundPassthrough", target, log, None);
+            self.filters.network().into_iter().chain([proxy]).collect()
+        };
+        let mut chains = Vec::new();
+        if self.mode != Mode::Disable {
+            chains.push(lds::FilterChain {
+                transport_socket: Some(tls::server(self.trust_domain)),
+                ..listener::chain("other/mesh", Some(seen("tls", true)), proxy())
+            });
+        }
+        if self.mode != Mode::Strict {
+            let plain = Some(seen("raw_buffer", false));
+            chains.push(listener::chain("other/plain", plain, proxy()));
+            chains.push(listener::chain(
+                "other/tls",
+                Some(seen("tls", false)),
+                proxy(),
+            ));
+        }
+        chains
+    }
+
+    /// The filters for what the port was declared to speak.
+    fn declared(&self, port: &Port) -> Vec<lds::Filter> {
+        if !port.is_http() {
+            return self.bytes(port);
+        }
+        let routes = Routes::Inline(Box::new(route::inbound(
+            port.number,
+            &port.services,
+            self.namespace,
+        )));
+        let filters = self.filters.http();
+        vec![listener::http(Side::Inbound, routes, filters)]
+    }
+
+    /// The filters for bytes.
+    fn bytes(&self, port: &Port) -> Vec<lds::Filter> {
+        let name = cluster::inbound_name(port.number);
+        let mut services = port.services.iter();
+        let only = services.next().filter(|_| services.next().is_none());
+        let log = access_log::tcp(Side::Inbound, only);
+        let proxy = listener::tcp(&name, vec![(name.clone(), 1)], log, None);
+        self.filters.network().into_iter().chain([proxy]).collect()
+    }
+}
+
+impl Port {
+    /// Whether requests are read there.
+    pub(super) fn is_http(&self) -> bool {
+        self.protocol.is_some_and(Protocol::is_http)
+    }
+}
+
+/// What the TLS inspector must have seen.
+fn seen(transport: &str, marker: bool) -> lds::FilterChainMatch {
+    lds::FilterChainMatch {
+        transport_protocol: transport.to_owned(),
+        application_protocols: marker.then(|| tls::MARKER.to_owned()).into_iter().collect(),
+        ..Default::default()
+    }
+}

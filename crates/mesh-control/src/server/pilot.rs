@@ -1,0 +1,107 @@
+//! Pilot as a role: joined as a workload, on the listener that it shares with the CA.
+
+use mesh_identity::{CredentialStore, TrustBundle};
+use mesh_model::TrustDomain;
+use tonic::service::RoutesBuilder;
+use tracing::info;
+
+use super::access::Access;
+use super::health::RoleState;
+use super::join::{ApiJoin, until_ready};
+use super::patience::patiently;
+use super::rendezvous::{self, Rendezvous, Service};
+use super::{Context, Role, ServerError};
+use crate::pilot;
+
+/// A Pilot that can be served.
+pub(super) struct Pilot {
+    /// Its own credentials, kept alive by [`Self::run`].
+    pub(super) store: CredentialStore,
+    /// The CA of the API's users, who may look inside.
+    pub(super) users: TrustBundle,
+    access: Access,
+    trust_domain: TrustDomain,
+    pilot: pilot::Pilot,
+}
+
+/// Makes Pilot; waits for the API only when the trust domain is not known yet.
+pub(super) async fn start_pilot(
+    context: &Context,
+    trust_domain: Option<TrustDomain>,
+) -> Result<Option<Pilot>, ServerError> {
+    let waiting = RoleState::Starting("waiting for the API");
+    context.health.set(Role::Pilot, waiting);
+    let access = Access::open(&context.kubeconfig(Role::Pilot)).await?;
+    let trust_domain = match trust_domain {
+        Some(known) => known,
+        None => {
+            let found = patiently("reading the config map of the mesh", &context.stop, || {
+                Rendezvous::read(&access.client)
+            });
+            match found.await {
+                Some(found) => found.trust_domain,
+                None => return Ok(None),
+            }
+        }
+    };
+    Ok(Some(Pilot {
+        store: CredentialStore::empty(),
+        users: access.roots.clone(),
+        pilot: pilot::Pilot::new(access.client.clone(), context.stop.clone()),
+        access,
+        trust_domain,
+    }))
+}
+
+impl Pilot {
+    /// Adds what it serves.
+    pub(super) fn add_services(&self, routes: &mut RoutesBuilder) {
+        self.pilot.add_services(routes);
+    }
+
+    /// Joins, tells everybody where it is, and configures proxies until it is time to stop.
+    pub(super) async fn run(self, context: &Context) -> Result<(), ServerError> {
+        let renewal = ApiJoin::new(self.access.client.clone(), Role::Pilot).renewal(
+            &self.trust_domain,
+            context.config.lifetimes,
+            self.store.clone(),
+        );
+        tokio::join!(
+            renewal.run(context.stop.clone()),
+            self.pilot.run(),
+            self.publish(context),
+        );
+        Ok(())
+    }
+
+    async fn publish(&self, context: &Context) {
+        let health = &context.health;
+        health.set(
+            Role::Pilot,
+            RoleState::Starting("waiting for a certificate"),
+        );
+        if !until_ready(&self.store, &context.stop).await {
+            return;
+        }
+        health.set(
+            Role::Pilot,
+            RoleState::Starting("reading the configuration"),
+        );
+        tokio::select! {
+            () = self.pilot.assembled() => {}
+            () = context.stop.cancelled() => return,
+        }
+        let config = &context.config;
+        let addresses = self
+            .access
+            .advertised(&config.advertise, config.listen.grpc)
+            .await;
+        let written = patiently("publishing Pilot's address", &context.stop, || {
+            rendezvous::write(&self.access.client, [Service::Pilot.entry(&addresses)])
+        });
+        if written.await.is_some() {
+            info!(?addresses, "Pilot published");
+            health.set(Role::Pilot, RoleState::Ready);
+        }
+    }
+}

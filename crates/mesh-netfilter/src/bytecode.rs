@@ -1,0 +1,316 @@
+//! Rules as the kernel holds them: the form in which what was planned and what is read back are
+//! compared.
+//!
+//! The expressions are those that `nft` makes of the text that [`crate::nft`] prints, one by one,
+//! so both ways into the kernel end in equal programs.
+
+mod lower;
+
+use std::fmt;
+
+use crate::netlink::{Attributes, SetReference, write_expression};
+use crate::plan::{ABOUT_CHAIN, FORMAT, Plan, Table};
+
+/// A hash of all rules of a plan.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Fingerprint(u64);
+
+/// All tables of an instance.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Program {
+    pub(crate) tables: Vec<ProgramTable>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct ProgramTable {
+    pub(crate) name: String,
+    /// `NFT_TABLE_F_*`; the only one that a sound table may have is "owned".
+    pub(crate) flags: u32,
+    pub(crate) chains: Vec<ProgramChain>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct ProgramChain {
+    pub(crate) name: String,
+    pub(crate) base: Option<ProgramBase>,
+    pub(crate) rules: Vec<ProgramRule>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct ProgramBase {
+    pub(crate) kind: String,
+    pub(crate) hook: u32,
+    pub(crate) priority: i32,
+    /// `NF_ACCEPT` or `NF_DROP`.
+    pub(crate) policy: u32,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct ProgramRule {
+    pub(crate) expressions: Vec<Expression>,
+    pub(crate) comment: Option<String>,
+}
+
+/// One instruction. All data goes through register 1, as in the code of `nft`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Expression {
+    /// Loads a fact about the packet.
+    Meta(Meta),
+    /// Loads bytes of the packet.
+    Payload {
+        base: Header,
+        offset: u32,
+        length: u32,
+    },
+    /// Loads a fact about the packet's connection.
+    Ct(Ct),
+    /// Clears the bits that are not in the mask.
+    Mask(Vec<u8>),
+    /// Goes on if the register compares so.
+    Compare { operator: Operator, value: Vec<u8> },
+    /// Goes on if the register is outside these bounds.
+    Outside { from: Vec<u8>, to: Vec<u8> },
+    /// Goes on if the register is in the set, or if it is not.
+    Lookup { set: Set, inverted: bool },
+    /// Loads a constant.
+    Load(Vec<u8>),
+    /// Redirects to the port in the register.
+    Redirect,
+    /// Looks the original direction of the connection up in the zone in the register.
+    OriginalZone,
+    /// Refuses the packet: `NFT_REJECT_*` and the code of it.
+    Reject { kind: u32, code: u8 },
+    /// Leaves the chain: `NFT_RETURN` or `NFT_GOTO`, the latter with the chain.
+    Verdict { code: i32, chain: Option<String> },
+    /// Something that no plan contains, as it was read.
+    #[cfg(feature = "apply")]
+    Other { name: String, data: Vec<u8> },
+}
+
+/// `enum nft_meta_keys`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Meta {
+    Mark = 3,
+    InInterface = 6,
+    OutInterface = 7,
+    User = 10,
+    Group = 11,
+    Family = 15,
+    Transport = 16,
+}
+
+/// `enum nft_ct_keys`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Ct {
+    Direction = 1,
+    Status = 2,
+}
+
+/// `enum nft_payload_bases`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Header {
+    Network = 1,
+    Transport = 2,
+}
+
+/// `enum nft_cmp_ops`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Operator {
+    Equal = 0,
+    NotEqual = 1,
+    AtMost = 3,
+    AtLeast = 5,
+}
+
+/// An anonymous set: part of the one rule that looks into it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Set {
+    /// The type of the key as `nft` numbers it, so that it can print the set.
+    pub(crate) key_type: u32,
+    /// Bytes of a key.
+    pub(crate) key_length: u32,
+    /// Whether elements are boundaries of intervals.
+    pub(crate) is_interval: bool,
+    /// Ascending.
+    pub(crate) elements: Vec<Element>,
+}
+
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Element {
+    pub(crate) key: Vec<u8>,
+    /// Whether an interval ends before this key.
+    pub(crate) is_end: bool,
+}
+
+/// FNV-1a with 64 bits: this tells plans apart, it does not withstand forgery.
+struct Hasher(u64);
+
+#[cfg(feature = "apply")]
+pub(crate) const NFT_TABLE_DORMANT: u32 = 1;
+pub(crate) const NF_ACCEPT: u32 = 1;
+pub(crate) const NFT_GOTO: i32 = -4;
+pub(crate) const NFT_RETURN: i32 = -5;
+
+/// The fingerprint of tables that are yet to be put into the kernel.
+pub(crate) fn fingerprint(tables: &[Table]) -> Fingerprint {
+    lower::program(tables).fingerprint()
+}
+
+/// The plan as the kernel will hold it.
+pub(crate) fn program(plan: &Plan) -> Program {
+    let mut program = lower::program(plan.tables());
+    for table in &mut program.tables {
+        table.chains.insert(
+            0,
+            ProgramChain {
+                name: ABOUT_CHAIN.to_owned(),
+                base: None,
+                rules: vec![ProgramRule {
+                    expressions: vec![Expression::Verdict {
+                        code: NFT_RETURN,
+                        chain: None,
+                    }],
+                    comment: Some(about(plan.fingerprint())),
+                }],
+            },
+        );
+    }
+    program
+}
+
+/// What the comment in the chain [`ABOUT_CHAIN`] says.
+pub(crate) fn about(fingerprint: Fingerprint) -> String {
+    format!("{ABOUT_FORMAT}{FORMAT}{ABOUT_PLAN}{fingerprint}")
+}
+
+/// Format and fingerprint out of such a comment.
+#[cfg(feature = "apply")]
+pub(crate) fn parse_about(comment: &str) -> Option<(u32, Fingerprint)> {
+    let (format, fingerprint) = comment.strip_prefix(ABOUT_FORMAT)?.split_once(ABOUT_PLAN)?;
+    Some((format.parse().ok()?, Fingerprint::parse(fingerprint)?))
+}
+
+const ABOUT_FORMAT: &str = "mesh-netfilter format ";
+const ABOUT_PLAN: &str = " plan ";
+
+// === impl Program ===
+
+impl Program {
+    /// A hash of everything but comments and the chain that bears this hash.
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        let mut hasher = Hasher::new();
+        hasher.number(FORMAT);
+        let mut tables: Vec<&ProgramTable> = self.tables.iter().collect();
+        tables.sort_by_key(|table| &table.name);
+        for table in tables {
+            hasher.text(&table.name);
+            hasher.number(table.flags);
+            let mut chains: Vec<&ProgramChain> = table
+                .chains
+                .iter()
+                .filter(|chain| chain.name != ABOUT_CHAIN)
+                .collect();
+            chains.sort_by_key(|chain| &chain.name);
+            for chain in chains {
+                hasher.chain(chain);
+            }
+        }
+        Fingerprint(hasher.0)
+    }
+}
+
+// === impl Set ===
+
+impl Set {
+    /// Whether keys are in the byte order of this machine, as ids and names are.
+    pub(crate) fn is_host_order(&self) -> bool {
+        lower::HOST_ORDER_KEYS.contains(&self.key_type)
+    }
+}
+
+// === impl Fingerprint ===
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl Fingerprint {
+    /// Reads what `Display` wrote.
+    #[cfg(feature = "apply")]
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        (text.len() == 16)
+            .then(|| u64::from_str_radix(text, 16).ok().map(Self))
+            .flatten()
+    }
+}
+
+#[cfg(feature = "serde")]
+impl serde::Serialize for Fingerprint {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+// === impl Hasher ===
+
+impl Hasher {
+    fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn number(&mut self, number: u32) {
+        self.bytes(&number.to_be_bytes());
+    }
+
+    /// Texts and lists are preceded by their length, so that no two programs look alike.
+    fn length(&mut self, length: usize) {
+        self.bytes(&(length as u64).to_be_bytes());
+    }
+
+    fn text(&mut self, text: &str) {
+        self.length(text.len());
+        self.bytes(text.as_bytes());
+    }
+
+    fn chain(&mut self, chain: &ProgramChain) {
+        self.text(&chain.name);
+        if let Some(base) = &chain.base {
+            self.text(&base.kind);
+            self.number(base.hook);
+            self.bytes(&base.priority.to_be_bytes());
+            self.number(base.policy);
+        }
+        self.length(chain.rules.len());
+        for rule in &chain.rules {
+            self.length(rule.expressions.len());
+            for expression in &rule.expressions {
+                let mut encoded = Attributes::default();
+                write_expression(&mut encoded, expression, &SetReference::unnamed());
+                self.length(encoded.as_bytes().len());
+                self.bytes(encoded.as_bytes());
+                if let Expression::Lookup { set, .. } = expression {
+                    self.set(set);
+                }
+            }
+        }
+    }
+
+    fn set(&mut self, set: &Set) {
+        self.number(set.key_type);
+        self.number(set.key_length);
+        self.number(u32::from(set.is_interval));
+        self.length(set.elements.len());
+        for element in &set.elements {
+            self.bytes(&element.key);
+            self.number(u32::from(element.is_end));
+        }
+    }
+}

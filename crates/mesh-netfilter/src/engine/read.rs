@@ -1,0 +1,358 @@
+//! What is in the kernel, read back as a program.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use super::socket::{ListError, Socket};
+use super::{ATTEMPTS, EngineError};
+use crate::InstanceName;
+use crate::bytecode::{
+    Element, Program, ProgramBase, ProgramChain, ProgramRule, ProgramTable, Set,
+};
+use crate::drift::Hazard;
+use crate::netlink::number::{
+    NFT_SET_ANONYMOUS, NFT_SET_ELEM_INTERVAL_END, NFT_SET_INTERVAL, NFTA_CHAIN_HOOK,
+    NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE, NFTA_CHAIN_TYPE, NFTA_DATA_VALUE,
+    NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY, NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE,
+    NFTA_RULE_USERDATA, NFTA_SET_ELEM_FLAGS, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS,
+    NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_FLAGS, NFTA_SET_KEY_LEN,
+    NFTA_SET_KEY_TYPE, NFTA_SET_NAME, NFTA_SET_TABLE, NFTA_TABLE_FLAGS, NFTA_TABLE_NAME,
+    UDATA_RULE_COMMENT,
+};
+use crate::netlink::{NFPROTO_INET, NFPROTO_UNSPEC, attributes, nft, read_expression};
+use crate::plan::Hook;
+
+/// What is in the kernel.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// The tables of the instance.
+    pub(super) program: Program,
+    /// What others have there.
+    pub(super) hazards: Vec<Hazard>,
+}
+
+/// A chain with the table and family that it is in.
+struct ListedChain {
+    family: u8,
+    table: String,
+    chain: ProgramChain,
+}
+
+const NFTA_GEN_ID: u16 = 1;
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
+/// The priority of our NAT chains: whatever stands at or before it comes first.
+const NAT_PRIORITY: i32 = -105;
+
+/// Reads all tables of `instance`, as they are at one moment.
+pub(super) fn read(socket: &Socket, instance: &InstanceName) -> Result<Found, EngineError> {
+    for _ in 0..ATTEMPTS {
+        let before = generation(socket)?;
+        match read_once(socket, instance) {
+            Ok(found) if generation(socket)? == before => return Ok(found),
+            Err((what, ListError::Kernel(source))) if generation(socket)? == before => {
+                return Err(EngineError::List { what, source });
+            }
+            // Somebody changed rules meanwhile, and what was asked for may have vanished.
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Err(EngineError::Busy)
+}
+
+/// Legacy iptables tables of the thread's namespace that do NAT.
+pub(super) fn legacy_hazards() -> Vec<Hazard> {
+    [("ip", "ip_tables_names"), ("ip6", "ip6_tables_names")]
+        .into_iter()
+        .filter(|(_, file)| {
+            // Without the file there is no legacy iptables.
+            fs::read_to_string(format!("/proc/thread-self/net/{file}"))
+                .is_ok_and(|names| names.lines().any(|name| name == "nat"))
+        })
+        .map(|(family, _)| Hazard::LegacyNat {
+            family: family.to_owned(),
+        })
+        .collect()
+}
+
+/// The number of changes to the namespace's rules so far.
+fn generation(socket: &Socket) -> Result<u32, EngineError> {
+    let what = "the generation of rules";
+    let mut generation = None;
+    socket
+        .ask(
+            nft::kind(nft::GETGEN),
+            NFPROTO_UNSPEC,
+            |_| {},
+            |content| {
+                generation = attributes(content)
+                    .find(|attribute| attribute.kind == NFTA_GEN_ID)
+                    .and_then(|attribute| attribute.number());
+            },
+        )
+        .map_err(|source| EngineError::List { what, source })?;
+    generation.ok_or(EngineError::Answer { what })
+}
+
+fn read_once(socket: &Socket, instance: &InstanceName) -> Result<Found, (&'static str, ListError)> {
+    let ours = [instance.table(), instance.guard_table()];
+    let mut tables = list_tables(socket).map_err(|error| ("tables", error))?;
+    tables.retain(|table| ours.contains(&table.name));
+    // The order of creation means nothing.
+    tables.sort_by_key(|table| ours.iter().position(|name| *name == table.name));
+    let mut hazards = Vec::new();
+    for listed in list_chains(socket).map_err(|error| ("chains", error))? {
+        let is_ours = listed.family == NFPROTO_INET && ours.contains(&listed.table);
+        if !is_ours {
+            hazards.extend(nat_before(&listed));
+        } else if let Some(table) = tables.iter_mut().find(|table| table.name == listed.table) {
+            table.chains.push(listed.chain);
+        }
+    }
+    for table in &mut tables {
+        let sets = list_sets(socket, &table.name).map_err(|error| ("sets", error))?;
+        let rules = list_rules(socket, &table.name, &sets).map_err(|error| ("rules", error))?;
+        for (chain, rule) in rules {
+            if let Some(chain) = table.chains.iter_mut().find(|other| other.name == chain) {
+                chain.rules.push(rule);
+            }
+        }
+    }
+    Ok(Found {
+        program: Program { tables },
+        hazards,
+    })
+}
+
+fn list_tables(socket: &Socket) -> Result<Vec<ProgramTable>, ListError> {
+    let mut tables = Vec::new();
+    socket.list(
+        nft::kind(nft::GETTABLE),
+        NFPROTO_INET,
+        |_| {},
+        |_, content| {
+            let mut table = ProgramTable {
+                name: String::new(),
+                flags: 0,
+                chains: Vec::new(),
+            };
+            for attribute in attributes(content) {
+                match attribute.kind {
+                    NFTA_TABLE_NAME => table.name = attribute.text(),
+                    NFTA_TABLE_FLAGS => table.flags = attribute.number().unwrap_or_default(),
+                    _ => {}
+                }
+            }
+            tables.push(table);
+        },
+    )?;
+    Ok(tables)
+}
+
+/// All chains of all families.
+fn list_chains(socket: &Socket) -> Result<Vec<ListedChain>, ListError> {
+    let mut chains = Vec::new();
+    let kind = nft::kind(nft::GETCHAIN);
+    socket.list(
+        kind,
+        NFPROTO_UNSPEC,
+        |_| {},
+        |family, content| {
+            let mut listed = ListedChain {
+                family,
+                table: String::new(),
+                chain: ProgramChain {
+                    name: String::new(),
+                    base: None,
+                    rules: Vec::new(),
+                },
+            };
+            let mut hook = None;
+            let mut policy = None;
+            let mut kind = String::new();
+            for attribute in attributes(content) {
+                match attribute.kind {
+                    NFTA_CHAIN_TABLE => listed.table = attribute.text(),
+                    NFTA_CHAIN_NAME => listed.chain.name = attribute.text(),
+                    NFTA_CHAIN_HOOK => hook = Some(attribute.value),
+                    NFTA_CHAIN_POLICY => policy = attribute.number(),
+                    NFTA_CHAIN_TYPE => kind = attribute.text(),
+                    _ => {}
+                }
+            }
+            if let Some(hook) = hook {
+                let number = |wanted| {
+                    attributes(hook)
+                        .find(|attribute| attribute.kind == wanted)
+                        .and_then(|attribute| attribute.number())
+                        .unwrap_or_default()
+                };
+                listed.chain.base = Some(ProgramBase {
+                    kind,
+                    hook: number(NFTA_HOOK_HOOKNUM),
+                    priority: number(NFTA_HOOK_PRIORITY).cast_signed(),
+                    policy: policy.unwrap_or_default(),
+                });
+            }
+            chains.push(listed);
+        },
+    )?;
+    Ok(chains)
+}
+
+/// The anonymous sets of a table, which are part of its rules.
+fn list_sets(socket: &Socket, table: &str) -> Result<BTreeMap<String, Set>, ListError> {
+    let mut sets = BTreeMap::new();
+    let of_table = |to: &mut crate::netlink::Attributes| to.text(NFTA_SET_TABLE, table);
+    let kind = nft::kind(nft::GETSET);
+    socket.list(kind, NFPROTO_INET, of_table, |_, content| {
+        let (mut owner, mut name, mut flags) = (String::new(), String::new(), 0);
+        let (mut key_type, mut key_length) = (0, 0);
+        for attribute in attributes(content) {
+            let number = || attribute.number().unwrap_or_default();
+            match attribute.kind {
+                NFTA_SET_TABLE => owner = attribute.text(),
+                NFTA_SET_NAME => name = attribute.text(),
+                NFTA_SET_FLAGS => flags = number(),
+                NFTA_SET_KEY_TYPE => key_type = number(),
+                NFTA_SET_KEY_LEN => key_length = number(),
+                _ => {}
+            }
+        }
+        // Kernels that do not know the filter list the sets of all tables.
+        if owner == table && flags & NFT_SET_ANONYMOUS != 0 {
+            let set = Set {
+                key_type,
+                key_length,
+                is_interval: flags & NFT_SET_INTERVAL != 0,
+                elements: Vec::new(),
+            };
+            sets.insert(name, set);
+        }
+    })?;
+    for (name, set) in &mut sets {
+        set.elements = list_elements(socket, table, name)?;
+    }
+    Ok(sets)
+}
+
+fn list_elements(socket: &Socket, table: &str, set: &str) -> Result<Vec<Element>, ListError> {
+    let mut elements = Vec::new();
+    let of_set = |to: &mut crate::netlink::Attributes| {
+        to.text(NFTA_SET_ELEM_LIST_TABLE, table);
+        to.text(NFTA_SET_ELEM_LIST_SET, set);
+    };
+    let kind = nft::kind(nft::GETSETELEM);
+    socket.list(kind, NFPROTO_INET, of_set, |_, content| {
+        let lists =
+            attributes(content).filter(|attribute| attribute.kind == NFTA_SET_ELEM_LIST_ELEMENTS);
+        for element in lists.flat_map(|list| attributes(list.value)) {
+            let mut read = Element {
+                key: Vec::new(),
+                is_end: false,
+            };
+            for attribute in attributes(element.value) {
+                match attribute.kind {
+                    NFTA_SET_ELEM_KEY => {
+                        read.key = attributes(attribute.value)
+                            .find(|data| data.kind == NFTA_DATA_VALUE)
+                            .map(|data| data.value.to_vec())
+                            .unwrap_or_default();
+                    }
+                    NFTA_SET_ELEM_FLAGS => {
+                        let flags = attribute.number().unwrap_or_default();
+                        read.is_end = flags & NFT_SET_ELEM_INTERVAL_END != 0;
+                    }
+                    _ => {}
+                }
+            }
+            elements.push(read);
+        }
+    })?;
+    elements.sort_unstable();
+    Ok(elements)
+}
+
+/// The rules of a table in order, each with the name of its chain.
+fn list_rules(
+    socket: &Socket,
+    table: &str,
+    sets: &BTreeMap<String, Set>,
+) -> Result<Vec<(String, ProgramRule)>, ListError> {
+    let mut rules = Vec::new();
+    let of_table = |to: &mut crate::netlink::Attributes| to.text(NFTA_RULE_TABLE, table);
+    let kind = nft::kind(nft::GETRULE);
+    socket.list(kind, NFPROTO_INET, of_table, |_, content| {
+        let (mut owner, mut chain) = (String::new(), String::new());
+        let mut rule = ProgramRule {
+            expressions: Vec::new(),
+            comment: None,
+        };
+        for attribute in attributes(content) {
+            match attribute.kind {
+                NFTA_RULE_TABLE => owner = attribute.text(),
+                NFTA_RULE_CHAIN => chain = attribute.text(),
+                NFTA_RULE_EXPRESSIONS => {
+                    rule.expressions = attributes(attribute.value)
+                        .map(|element| {
+                            read_expression(element.value, |name| sets.get(name).cloned())
+                        })
+                        .collect();
+                }
+                NFTA_RULE_USERDATA => rule.comment = comment(attribute.value),
+                _ => {}
+            }
+        }
+        if owner == table {
+            rules.push((chain, rule));
+        }
+    })?;
+    Ok(rules)
+}
+
+/// The comment in the user data of a rule: a list of type, length and value.
+fn comment(mut data: &[u8]) -> Option<String> {
+    while let [kind, length, rest @ ..] = data {
+        let value = rest.get(..usize::from(*length))?;
+        if *kind == UDATA_RULE_COMMENT {
+            let text = value.strip_suffix(&[0]).unwrap_or(value);
+            return Some(String::from_utf8_lossy(text).into_owned());
+        }
+        data = rest.get(usize::from(*length)..)?;
+    }
+    None
+}
+
+/// Whether a chain of somebody else may translate connections before ours does.
+fn nat_before(listed: &ListedChain) -> Option<Hazard> {
+    let family = match listed.family {
+        NFPROTO_INET => "inet",
+        NFPROTO_IPV4 => "ip",
+        NFPROTO_IPV6 => "ip6",
+        _ => return None,
+    };
+    let base = listed.chain.base.as_ref()?;
+    let hooks = [Hook::Prerouting.number(), Hook::Output.number()];
+    let is_before =
+        base.kind == "nat" && hooks.contains(&base.hook) && base.priority <= NAT_PRIORITY;
+    is_before.then(|| Hazard::NatBefore {
+        family: family.to_owned(),
+        table: listed.table.clone(),
+        chain: listed.chain.name.clone(),
+        priority: base.priority,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_are_read_and_hostile_user_data_is_not() {
+        assert_eq!(comment(b"\x00\x03hi\x00").as_deref(), Some("hi"));
+        assert_eq!(comment(b"\x01\x01x\x00\x02y\x00").as_deref(), Some("y"));
+        assert_eq!(comment(b"\x00\xffhi\x00"), None);
+        assert_eq!(comment(b"\x00"), None);
+        assert_eq!(comment(b""), None);
+    }
+}

@@ -1,0 +1,415 @@
+//! A transaction: messages between BEGIN and END, which the kernel commits together or not at all.
+
+use std::fmt;
+
+use super::number::{
+    BYTE_ORDER_HOST, NFT_SET_ANONYMOUS, NFT_SET_CONSTANT, NFT_SET_ELEM_INTERVAL_END,
+    NFT_SET_INTERVAL, NFTA_CHAIN_HOOK, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY, NFTA_CHAIN_TABLE,
+    NFTA_CHAIN_TYPE, NFTA_DATA_VALUE, NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY, NFTA_LIST_ELEM,
+    NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_TABLE, NFTA_RULE_USERDATA, NFTA_SET_DESC,
+    NFTA_SET_DESC_SIZE, NFTA_SET_ELEM_FLAGS, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS,
+    NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_SET_ID, NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_FLAGS,
+    NFTA_SET_ID, NFTA_SET_KEY_LEN, NFTA_SET_KEY_TYPE, NFTA_SET_NAME, NFTA_SET_TABLE,
+    NFTA_SET_USERDATA, NFTA_TABLE_NAME, UDATA_RULE_COMMENT, UDATA_SET_KEY_BYTE_ORDER,
+};
+use super::{Attributes, SetReference, write_expression};
+use crate::InstanceName;
+use crate::bytecode::{self, Expression, ProgramChain, ProgramRule, ProgramTable, Set};
+use crate::plan::Plan;
+
+/// A transaction being written, and what each of its messages is about.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    buffer: Vec<u8>,
+    /// Where the message written last begins.
+    last: usize,
+    last_flags: u16,
+    /// By sequence number, which starts at 0 with BEGIN.
+    objects: Vec<Object>,
+    next_set: u32,
+}
+
+/// What a message is about, for errors.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Object {
+    Transaction,
+    Table(String),
+    Chain {
+        table: String,
+        chain: String,
+    },
+    Rule {
+        table: String,
+        chain: String,
+        index: usize,
+        why: String,
+    },
+}
+
+/// Type and flags of one message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Message {
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) family: u8,
+    pub(crate) sequence: u32,
+}
+
+pub(crate) const NLM_F_REQUEST: u16 = 0x001;
+pub(crate) const NLM_F_ACK: u16 = 0x004;
+#[cfg(feature = "apply")]
+pub(crate) const NLM_F_DUMP: u16 = 0x300;
+#[cfg(feature = "apply")]
+const NLM_F_EXCL: u16 = 0x200;
+const NLM_F_CREATE: u16 = 0x400;
+const NLM_F_APPEND: u16 = 0x800;
+
+const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
+const NFNL_MSG_BATCH_END: u16 = 0x11;
+#[cfg(feature = "apply")]
+pub(crate) const NFNL_SUBSYS_CTNETLINK: u16 = 1;
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
+pub(crate) const NFPROTO_UNSPEC: u8 = 0;
+pub(crate) const NFPROTO_INET: u8 = 1;
+
+/// `enum nf_tables_msg_types`, those in use.
+pub(crate) mod nft {
+    pub(crate) const NEWTABLE: u16 = 0;
+    pub(crate) const DELTABLE: u16 = 2;
+    pub(crate) const NEWCHAIN: u16 = 3;
+    pub(crate) const NEWRULE: u16 = 6;
+    pub(crate) const NEWSET: u16 = 9;
+    pub(crate) const NEWSETELEM: u16 = 12;
+    #[cfg(feature = "apply")]
+    pub(crate) const GETTABLE: u16 = 1;
+    #[cfg(feature = "apply")]
+    pub(crate) const GETCHAIN: u16 = 4;
+    #[cfg(feature = "apply")]
+    pub(crate) const GETRULE: u16 = 7;
+    #[cfg(feature = "apply")]
+    pub(crate) const GETSET: u16 = 10;
+    #[cfg(feature = "apply")]
+    pub(crate) const GETSETELEM: u16 = 13;
+    #[cfg(feature = "apply")]
+    pub(crate) const GETGEN: u16 = 16;
+
+    /// The message type with the subsystem in its upper byte.
+    pub(crate) const fn kind(message: u16) -> u16 {
+        (super::NFNL_SUBSYS_NFTABLES << 8) | message
+    }
+}
+
+/// An element takes at most 40 bytes, and the attribute around a list at most 65,535.
+const ELEMENTS_PER_MESSAGE: usize = 1500;
+/// The kernel puts a number for `%d` in the name of an anonymous set.
+const ANONYMOUS_SET: &str = "__set%d";
+
+/// The transaction that puts `plan` in the place of whatever its instance has.
+pub(crate) fn replacement(plan: &Plan) -> Batch {
+    let mut batch = Batch::begin();
+    batch.remove_tables(plan.instance());
+    batch.add_program(plan, 0);
+    batch.end()
+}
+
+/// The transaction that puts `plan` where nothing is; it fails where something is.
+#[cfg(feature = "apply")]
+pub(crate) fn creation(plan: &Plan) -> Batch {
+    let mut batch = Batch::begin();
+    batch.add_program(plan, NLM_F_EXCL);
+    batch.end()
+}
+
+/// The transaction that removes whatever `instance` has.
+#[cfg(feature = "apply")]
+pub(crate) fn removal(instance: &InstanceName) -> Batch {
+    let mut batch = Batch::begin();
+    batch.remove_tables(instance);
+    batch.end()
+}
+
+/// Appends one message with its header to `buffer`.
+pub(crate) fn message(
+    buffer: Vec<u8>,
+    message: Message,
+    content: impl FnOnce(&mut Attributes),
+) -> Vec<u8> {
+    let start = buffer.len();
+    let mut buffer = buffer;
+    buffer.extend_from_slice(&[0; 4]);
+    buffer.extend_from_slice(&message.kind.to_ne_bytes());
+    buffer.extend_from_slice(&message.flags.to_ne_bytes());
+    buffer.extend_from_slice(&message.sequence.to_ne_bytes());
+    buffer.extend_from_slice(&[0; 4]); // the kernel is to answer the sending socket
+    // struct nfgenmsg: family, version, and for BEGIN and END the subsystem.
+    let resource = match message.kind {
+        NFNL_MSG_BATCH_BEGIN | NFNL_MSG_BATCH_END => NFNL_SUBSYS_NFTABLES,
+        _ => 0,
+    };
+    buffer.extend_from_slice(&[message.family, 0]);
+    buffer.extend_from_slice(&resource.to_be_bytes());
+    let mut attributes = Attributes::append_to(buffer);
+    content(&mut attributes);
+    let mut buffer = attributes.into_bytes();
+    // A batch of 4 GiB cannot be sent anyway: the socket's buffer is an `int`.
+    let length = u32::try_from(buffer.len() - start).unwrap_or(u32::MAX);
+    if let Some(field) = buffer.get_mut(start..start + 4) {
+        field.copy_from_slice(&length.to_ne_bytes());
+    }
+    buffer
+}
+
+// === impl Batch ===
+
+impl Batch {
+    fn begin() -> Self {
+        let mut batch = Self {
+            buffer: Vec::with_capacity(16 * 1024),
+            last: 0,
+            last_flags: 0,
+            objects: Vec::new(),
+            next_set: 1,
+        };
+        batch.push(
+            NFNL_MSG_BATCH_BEGIN,
+            0,
+            Object::Transaction,
+            NFPROTO_UNSPEC,
+            |_| {},
+        );
+        batch
+    }
+
+    /// The last message before END asks for an answer, by which success is known.
+    fn end(mut self) -> Self {
+        const FLAGS: usize = 6;
+        if let Some(flags) = self
+            .buffer
+            .get_mut(self.last + FLAGS..self.last + FLAGS + 2)
+        {
+            flags.copy_from_slice(&(self.last_flags | NLM_F_ACK).to_ne_bytes());
+        }
+        self.push(
+            NFNL_MSG_BATCH_END,
+            0,
+            Object::Transaction,
+            NFPROTO_UNSPEC,
+            |_| {},
+        );
+        self
+    }
+
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.buffer
+    }
+
+    #[cfg(feature = "apply")]
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.buffer
+    }
+
+    /// What the message with this sequence number is about.
+    #[cfg(feature = "apply")]
+    pub(crate) fn object(&self, sequence: u32) -> Option<&Object> {
+        self.objects.get(sequence as usize)
+    }
+
+    /// The sequence number of the message whose answer comes last.
+    #[cfg(feature = "apply")]
+    pub(crate) fn last_sequence(&self) -> u32 {
+        u32::try_from(self.objects.len().saturating_sub(2)).unwrap_or(u32::MAX)
+    }
+
+    fn push(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        object: Object,
+        family: u8,
+        content: impl FnOnce(&mut Attributes),
+    ) {
+        let header = Message {
+            kind,
+            flags: NLM_F_REQUEST | flags,
+            family,
+            sequence: u32::try_from(self.objects.len()).unwrap_or(u32::MAX),
+        };
+        self.objects.push(object);
+        self.last = self.buffer.len();
+        self.last_flags = header.flags;
+        self.buffer = message(std::mem::take(&mut self.buffer), header, content);
+    }
+
+    fn nft(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        object: Object,
+        content: impl FnOnce(&mut Attributes),
+    ) {
+        self.push(nft::kind(kind), flags, object, NFPROTO_INET, content);
+    }
+
+    /// Creating a table that exists does nothing, and deleting one that does not is an error; so
+    /// each is created before it is deleted.
+    fn remove_tables(&mut self, instance: &InstanceName) {
+        for name in [instance.table(), instance.guard_table()] {
+            let object = Object::Table(name.clone());
+            self.nft(nft::NEWTABLE, NLM_F_CREATE, object.clone(), |to| {
+                to.text(NFTA_TABLE_NAME, &name);
+            });
+            self.nft(nft::DELTABLE, 0, object, |to| {
+                to.text(NFTA_TABLE_NAME, &name);
+            });
+        }
+    }
+
+    fn add_program(&mut self, plan: &Plan, table_flags: u16) {
+        for table in &bytecode::program(plan).tables {
+            self.add_table(table, table_flags);
+        }
+    }
+
+    fn add_table(&mut self, table: &ProgramTable, flags: u16) {
+        let object = Object::Table(table.name.clone());
+        self.nft(nft::NEWTABLE, NLM_F_CREATE | flags, object, |to| {
+            to.text(NFTA_TABLE_NAME, &table.name);
+        });
+        for chain in &table.chains {
+            self.add_chain(&table.name, chain);
+        }
+        for chain in &table.chains {
+            for (index, rule) in chain.rules.iter().enumerate() {
+                self.add_rule(&table.name, &chain.name, index, rule);
+            }
+        }
+    }
+
+    fn add_chain(&mut self, table: &str, chain: &ProgramChain) {
+        let object = Object::Chain {
+            table: table.to_owned(),
+            chain: chain.name.clone(),
+        };
+        self.nft(nft::NEWCHAIN, NLM_F_CREATE, object, |to| {
+            to.text(NFTA_CHAIN_TABLE, table);
+            to.text(NFTA_CHAIN_NAME, &chain.name);
+            let Some(base) = &chain.base else { return };
+            to.nested(NFTA_CHAIN_HOOK, |to| {
+                to.number(NFTA_HOOK_HOOKNUM, base.hook);
+                to.bytes(NFTA_HOOK_PRIORITY, &base.priority.to_be_bytes());
+            });
+            to.number(NFTA_CHAIN_POLICY, base.policy);
+            to.text(NFTA_CHAIN_TYPE, &base.kind);
+        });
+    }
+
+    fn add_rule(&mut self, table: &str, chain: &str, index: usize, rule: &ProgramRule) {
+        let object = Object::Rule {
+            table: table.to_owned(),
+            chain: chain.to_owned(),
+            index,
+            why: rule.comment.clone().unwrap_or_default(),
+        };
+        let first_set = self.next_set;
+        for expression in &rule.expressions {
+            if let Expression::Lookup { set, .. } = expression {
+                self.add_set(table, set, &object);
+            }
+        }
+        let flags = NLM_F_CREATE | NLM_F_APPEND;
+        self.nft(nft::NEWRULE, flags, object, |to| {
+            to.text(NFTA_RULE_TABLE, table);
+            to.text(NFTA_RULE_CHAIN, chain);
+            to.nested(NFTA_RULE_EXPRESSIONS, |to| {
+                let mut reference = SetReference {
+                    name: ANONYMOUS_SET,
+                    id: first_set,
+                };
+                for expression in &rule.expressions {
+                    to.nested(NFTA_LIST_ELEM, |to| {
+                        write_expression(to, expression, &reference);
+                    });
+                    if matches!(expression, Expression::Lookup { .. }) {
+                        reference.id += 1;
+                    }
+                }
+            });
+            if let Some(comment) = &rule.comment {
+                to.bytes(NFTA_RULE_USERDATA, &comment_data(comment));
+            }
+        });
+    }
+
+    fn add_set(&mut self, table: &str, set: &Set, object: &Object) {
+        let id = self.next_set;
+        self.next_set += 1;
+        let interval = if set.is_interval { NFT_SET_INTERVAL } else { 0 };
+        self.nft(nft::NEWSET, NLM_F_CREATE, object.clone(), |to| {
+            to.text(NFTA_SET_TABLE, table);
+            to.text(NFTA_SET_NAME, ANONYMOUS_SET);
+            to.number(
+                NFTA_SET_FLAGS,
+                NFT_SET_ANONYMOUS | NFT_SET_CONSTANT | interval,
+            );
+            to.number(NFTA_SET_KEY_TYPE, set.key_type);
+            to.number(NFTA_SET_KEY_LEN, set.key_length);
+            to.number(NFTA_SET_ID, id);
+            if set.is_host_order() {
+                let value = BYTE_ORDER_HOST.to_ne_bytes();
+                to.bytes(
+                    NFTA_SET_USERDATA,
+                    &[&[UDATA_SET_KEY_BYTE_ORDER, 4], &value[..]].concat(),
+                );
+            }
+            to.nested(NFTA_SET_DESC, |to| {
+                let size = u32::try_from(set.elements.len()).unwrap_or(u32::MAX);
+                to.number(NFTA_SET_DESC_SIZE, size);
+            });
+        });
+        for elements in set.elements.chunks(ELEMENTS_PER_MESSAGE) {
+            self.nft(nft::NEWSETELEM, NLM_F_CREATE, object.clone(), |to| {
+                to.text(NFTA_SET_ELEM_LIST_TABLE, table);
+                to.text(NFTA_SET_ELEM_LIST_SET, ANONYMOUS_SET);
+                to.number(NFTA_SET_ELEM_LIST_SET_ID, id);
+                to.nested(NFTA_SET_ELEM_LIST_ELEMENTS, |to| {
+                    for element in elements {
+                        to.nested(NFTA_LIST_ELEM, |to| {
+                            if element.is_end {
+                                to.number(NFTA_SET_ELEM_FLAGS, NFT_SET_ELEM_INTERVAL_END);
+                            }
+                            to.nested(NFTA_SET_ELEM_KEY, |to| {
+                                to.bytes(NFTA_DATA_VALUE, &element.key);
+                            });
+                        });
+                    }
+                });
+            });
+        }
+    }
+}
+
+/// A comment as `nft` writes it: type, length, and the text with its terminating zero.
+fn comment_data(comment: &str) -> Vec<u8> {
+    let length = u8::try_from(comment.len() + 1).unwrap_or(u8::MAX);
+    let text = comment.as_bytes();
+    let text = text.get(..usize::from(length) - 1).unwrap_or(text);
+    [&[UDATA_RULE_COMMENT, length], text, &[0]].concat()
+}
+
+// === impl Object ===
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Transaction => f.write_str("the transaction"),
+            Self::Table(table) => write!(f, "table `inet {table}`"),
+            Self::Chain { table, chain } => write!(f, "chain `inet {table} {chain}`"),
+            Self::Rule {
+                table,
+                chain,
+                index,
+                why,
+            } => write!(f, "rule {index} of chain `inet {table} {chain}` ({why})"),
+        }
+    }
+}

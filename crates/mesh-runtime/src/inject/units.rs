@@ -1,0 +1,241 @@
+//! The units of an injected group, once its place is known: rules, sidecar, application.
+
+use std::path::{Path, PathBuf};
+
+use mesh_model::sidecar::{PROXY_UID, READINESS_PORT};
+use mesh_model::{Problems, SidecarConfig, Workload};
+
+use super::{InjectedGroup, JoinToken};
+use crate::{
+    Addresses, Capability, Condition, Contents, Dependency, DirectorySpec, FileSpec, Group, Name,
+    Readiness, RestartPolicy, RuntimeError, UnitSpec,
+};
+
+/// Where an injected group came to be.
+#[derive(Clone, Debug)]
+pub struct Place<'a> {
+    /// The group's own directory.
+    pub directory: &'a Path,
+    /// Its addresses.
+    pub addresses: Addresses,
+    /// The token by which its sidecar joins.
+    pub token: &'a JoinToken,
+}
+
+/// Where the parts of an injected group keep their files, below the group's own directory.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SidecarFiles {
+    directory: PathBuf,
+}
+
+// === impl SidecarFiles ===
+
+impl SidecarFiles {
+    /// The files below a group's own directory ([`Group::directory`]).
+    pub fn below(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_path_buf(),
+        }
+    }
+
+    /// The redirect policy, as JSON; root's.
+    pub fn policy(&self) -> PathBuf {
+        self.directory.join("rules/policy.json")
+    }
+
+    /// What the watcher of the rules says, as JSON; everybody may read it.
+    pub fn verdict(&self) -> PathBuf {
+        self.directory.join(VERDICT_FILE)
+    }
+
+    /// What the sidecar is told, as JSON ([`SidecarConfig`]); the proxy's alone.
+    pub fn config(&self) -> PathBuf {
+        self.directory.join("sidecar/config.json")
+    }
+
+    /// The join token; the proxy's alone.
+    pub fn token(&self) -> PathBuf {
+        self.directory.join("sidecar/token")
+    }
+
+    /// The sidecar's own directory; the proxy's alone.
+    pub fn state(&self) -> PathBuf {
+        self.directory.join(STATE_DIRECTORY)
+    }
+}
+
+impl From<&Group> for SidecarFiles {
+    fn from(group: &Group) -> Self {
+        Self::below(&group.directory)
+    }
+}
+
+// === impl InjectedGroup ===
+
+impl InjectedGroup {
+    /// What the sidecar is told.
+    ///
+    /// # Errors
+    ///
+    /// Names that cannot be the id of a workload.
+    pub fn sidecar_config(&self, place: &Place<'_>) -> Result<SidecarConfig, Problems> {
+        let (application, facts) = (&self.application, &self.facts);
+        let files = SidecarFiles::below(place.directory);
+        let id = format!("{}/{}", application.namespace, application.name);
+        Ok(SidecarConfig {
+            workload: Workload {
+                id: id.parse().map_err(Problems::from)?,
+                namespace: application.namespace.clone(),
+                service_account: application.service_account.clone(),
+                addresses: place.addresses.both().into(),
+                labels: application.labels.clone(),
+                services: application.services.clone(),
+            },
+            trust_domain: facts.trust_domain.clone(),
+            pilots: facts.pilots.clone(),
+            cas: facts.cas.clone(),
+            root_hashes: facts.root_hashes.clone(),
+            token_file: Some(files.token()),
+            state_dir: files.state(),
+            envoy: facts.envoy.clone(),
+            upstream_dns: facts.upstream_dns.clone(),
+            rules_verdict: Some(files.verdict()),
+            certificate_ttl_seconds: facts.certificate_ttl_seconds,
+        })
+    }
+
+    /// The units, in the order of starting: `rules`, `sidecar`, `app`.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::Invalid`] for names that cannot be the id of a workload, and
+    /// [`RuntimeError::Record`] for what cannot be written as JSON.
+    pub fn units(&self, place: &Place<'_>) -> Result<Vec<UnitSpec>, RuntimeError> {
+        let files = SidecarFiles::below(place.directory);
+        let config = self
+            .sidecar_config(place)
+            .map_err(|problems| RuntimeError::Invalid {
+                subject: format!("group `{}`", self.group.name),
+                problems,
+            })?;
+        Ok(vec![
+            self.rules(&files)?,
+            self.sidecar(place, &files, &config)?,
+            self.app(),
+        ])
+    }
+
+    /// Looks after the rules: reading them takes a right that the sidecar does not have.
+    fn rules(&self, files: &SidecarFiles) -> Result<UnitSpec, RuntimeError> {
+        let mut unit = self.ours(
+            RULES_UNIT,
+            &[
+                "redirect".as_ref(),
+                "watch".as_ref(),
+                "--policy".as_ref(),
+                &files.policy(),
+                "--verdict".as_ref(),
+                &files.verdict(),
+            ],
+        );
+        unit.capabilities = [Capability::NetAdmin].into();
+        let policy = json(&files.policy(), &self.policy)?;
+        unit.files = vec![owned(0, 0o600, files.policy(), policy)];
+        Ok(unit)
+    }
+
+    fn sidecar(
+        &self,
+        place: &Place<'_>,
+        files: &SidecarFiles,
+        config: &SidecarConfig,
+    ) -> Result<UnitSpec, RuntimeError> {
+        let mut unit = self.ours(
+            SIDECAR_UNIT,
+            &["agent".as_ref(), "--config".as_ref(), &files.config()],
+        );
+        unit.uid = PROXY_UID;
+        unit.gid = PROXY_UID;
+        let own = [place.directory.join("sidecar"), files.state()];
+        unit.directories = own
+            .map(|path| DirectorySpec {
+                path,
+                mode: 0o700,
+                uid: PROXY_UID,
+                gid: PROXY_UID,
+            })
+            .into();
+        let config = json(&files.config(), config)?;
+        let token = place.token.as_bytes().to_vec();
+        unit.files = vec![
+            owned(PROXY_UID, 0o600, files.config(), config),
+            owned(PROXY_UID, 0o600, files.token(), token),
+        ];
+        unit.readiness = Some(Readiness::http(READINESS_PORT, "/ready"));
+        unit.after = vec![after(RULES_UNIT, Condition::Started)];
+        Ok(unit)
+    }
+
+    fn app(&self) -> UnitSpec {
+        let application = &self.application;
+        UnitSpec {
+            environment: application.environment.clone(),
+            uid: application.uid,
+            gid: application.gid,
+            capabilities: application.capabilities.clone(),
+            working_directory: application.working_directory.clone(),
+            restart: application.restart,
+            readiness: application.readiness.clone(),
+            // Before that, the rules refuse its connections.
+            after: vec![after(SIDECAR_UNIT, Condition::Ready)],
+            ..UnitSpec::new(Name::literal(APP_UNIT), &application.command)
+        }
+    }
+
+    /// A unit that runs the `mesh` binary.
+    fn ours(&self, name: &'static str, arguments: &[&Path]) -> UnitSpec {
+        let program = std::iter::once(self.facts.mesh.as_path());
+        let command = program.chain(arguments.iter().copied());
+        let mut unit = UnitSpec::new(
+            Name::literal(name),
+            command.map(|part| part.display().to_string()),
+        );
+        unit.restart = RestartPolicy::Always;
+        unit
+    }
+}
+
+/// The unit that looks after the redirect rules.
+pub const RULES_UNIT: &str = "rules";
+/// The unit of agent and Envoy.
+pub const SIDECAR_UNIT: &str = "sidecar";
+/// The unit of the application.
+pub const APP_UNIT: &str = "app";
+/// What the watcher of the rules says, below the directory of the group.
+pub const VERDICT_FILE: &str = "rules/verdict.json";
+/// The sidecar's own directory, below the directory of the group.
+pub const STATE_DIRECTORY: &str = "sidecar/state";
+
+fn after(unit: &'static str, condition: Condition) -> Dependency {
+    Dependency {
+        unit: Name::literal(unit),
+        condition,
+    }
+}
+
+fn owned(id: u32, mode: u32, path: PathBuf, contents: Vec<u8>) -> FileSpec {
+    FileSpec {
+        path,
+        contents: Contents(contents),
+        mode,
+        uid: id,
+        gid: id,
+    }
+}
+
+fn json(path: &Path, value: &impl serde::Serialize) -> Result<Vec<u8>, RuntimeError> {
+    serde_json::to_vec_pretty(value).map_err(|source| RuntimeError::Record {
+        path: path.to_path_buf(),
+        source,
+    })
+}
