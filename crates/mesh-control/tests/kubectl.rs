@@ -4,7 +4,11 @@
 //! command runs with each of them, against a server of its own on loopback.
 //! `MESH_ISTIO_SAMPLES` names a directory of Istio's own files for the last test.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a failed unwrap is a failed test"
+)]
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -90,9 +94,17 @@ impl World {
             .command(kubeconfig, &arguments)
             .spawn()
             .unwrap_or_else(|error| {
-                panic!("this ring needs kubectl at `{}`: {error}", self.kubectl.display())
+                panic!(
+                    "this ring needs kubectl at `{}`: {error}",
+                    self.kubectl.display()
+                )
             });
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(input.as_bytes())
+            .unwrap();
         let output = child.wait_with_output().unwrap();
         Done {
             command: format!("{} {line}", self.kubectl.display()),
@@ -179,7 +191,10 @@ impl Done {
 
     /// The command failed, and said this.
     fn failed_with(self, text: &str) -> Self {
-        assert!(!self.ok && self.stderr.contains(text), "expected `{text}`: {self:#?}");
+        assert!(
+            !self.ok && self.stderr.contains(text),
+            "expected `{text}`: {self:#?}"
+        );
         self
     }
 }
@@ -238,12 +253,21 @@ fn what_is_served_is_discovered() {
     World::each(|world| {
         contains(&world.ok("version"), "v1.32");
         let resources = world.ok("api-resources");
-        for word in ["virtualservices", "vs", "configmaps", "rolebindings", "selfsubjectaccessreviews"] {
+        for word in [
+            "virtualservices",
+            "vs",
+            "configmaps",
+            "rolebindings",
+            "selfsubjectaccessreviews",
+        ] {
             contains(&resources, word);
         }
         let versions = world.ok("api-versions");
         contains(&versions, "networking.istio.io/v1alpha3");
-        contains(&world.ok("api-resources --verbs=list --namespaced -o name"), "serviceentries.networking.istio.io");
+        contains(
+            &world.ok("api-resources --verbs=list --namespaced -o name"),
+            "serviceentries.networking.istio.io",
+        );
         contains(&world.ok("get --raw /healthz"), "ok");
         contains(&world.ok("get --raw /readyz"), "ok");
     });
@@ -255,11 +279,19 @@ fn schemas_are_explained() {
         let http = world.ok("explain virtualservice.spec.http");
         contains(&http, "route");
         contains(&http, "retries");
-        contains(&world.ok("explain virtualservice.spec.http.route.destination"), "subset");
+        contains(
+            &world.ok("explain virtualservice.spec.http.route.destination"),
+            "subset",
+        );
         contains(&world.ok("explain configmap"), "binaryData");
         contains(&world.ok("explain rolebinding.subjects"), "namespace");
-        contains(&world.ok("explain vs --api-version=networking.istio.io/v1beta1"), "v1beta1");
-        world.run("explain virtualservice.spec.nothing").failed_with("nothing");
+        contains(
+            &world.ok("explain vs --api-version=networking.istio.io/v1beta1"),
+            "v1beta1",
+        );
+        world
+            .run("explain virtualservice.spec.nothing")
+            .failed_with("nothing");
     });
 }
 
@@ -275,16 +307,35 @@ fn objects_are_shown_as_table_yaml_and_json() {
         contains(&world.ok("get vs reviews -o yaml"), "subset: v1");
         contains(&world.ok("get vs,cm -l app=web"), "settings");
         contains(&world.ok("get cm --show-labels"), "app=web");
-        contains(&world.ok("get cm --field-selector metadata.name=settings"), "settings");
-        contains(&world.ok("get cm settings -o jsonpath={.data.color}"), "blue");
-        contains(&world.ok("get cm -o custom-columns=N:.metadata.name"), "settings");
-        contains(&world.ok("get virtualservices.v1beta1.networking.istio.io reviews -o yaml"), "networking.istio.io/v1beta1");
+        contains(
+            &world.ok("get cm --field-selector metadata.name=settings"),
+            "settings",
+        );
+        contains(
+            &world.ok("get cm settings -o jsonpath={.data.color}"),
+            "blue",
+        );
+        contains(
+            &world.ok("get cm -o custom-columns=N:.metadata.name"),
+            "settings",
+        );
+        contains(
+            &world.ok("get virtualservices.v1beta1.networking.istio.io reviews -o yaml"),
+            "networking.istio.io/v1beta1",
+        );
         contains(&world.ok("get cm --chunk-size=1"), "settings");
-        contains(&world.ok("get istio-io"), "virtualservice.networking.istio.io/reviews");
+        contains(
+            &world.ok("get istio-io"),
+            "virtualservice.networking.istio.io/reviews",
+        );
         contains(&world.ok("describe vs reviews"), "Subset:  v1");
         contains(&world.ok("describe ns default"), "Active");
-        world.run("get vs absent").failed_with("\"absent\" not found");
-        world.run("get pods").failed_with("doesn't have a resource type");
+        world
+            .run("get vs absent")
+            .failed_with("\"absent\" not found");
+        world
+            .run("get pods")
+            .failed_with("doesn't have a resource type");
         let list = world.json("get cm");
         assert_eq!(list["items"].as_array().unwrap().len(), 1);
     });
@@ -307,12 +358,22 @@ fn applying_creates_configures_and_leaves_alone() {
         contains(&apply(CONFIG), "unchanged");
         contains(&apply(&CONFIG.replace("blue", "red")), "configured");
         // A field that is gone from the file is gone from the object.
-        contains(&apply(&CONFIG.replace("labels: {app: web}", "labels: {}")), "configured");
-        assert!(world.json("get cm settings")["metadata"].get("labels").is_none_or(|labels| labels.get("app").is_none()));
+        contains(
+            &apply(&CONFIG.replace("labels: {app: web}", "labels: {}")),
+            "configured",
+        );
+        assert!(
+            world.json("get cm settings")["metadata"]
+                .get("labels")
+                .is_none_or(|labels| labels.get("app").is_none())
+        );
         contains(&world.ok_with("delete -f -", CONFIG), "deleted");
         let both = format!("{}---\n{CONFIG}", route("v3"));
         let done = apply(&both);
-        contains(&done, "virtualservice.networking.istio.io/reviews configured");
+        contains(
+            &done,
+            "virtualservice.networking.istio.io/reviews configured",
+        );
         contains(&done, "configmap/settings created");
     });
 }
@@ -320,11 +381,22 @@ fn applying_creates_configures_and_leaves_alone() {
 #[test]
 fn objects_are_created_replaced_and_patched() {
     World::each(|world| {
-        contains(&world.ok("create configmap a --from-literal=x=1"), "created");
-        contains(&world.ok("create configmap d --from-literal=x=1 --dry-run=server"), "created");
+        contains(
+            &world.ok("create configmap a --from-literal=x=1"),
+            "created",
+        );
+        contains(
+            &world.ok("create configmap d --from-literal=x=1 --dry-run=server"),
+            "created",
+        );
         world.run("get cm d").failed_with("not found");
-        world.run("create configmap a --from-literal=x=1").failed_with("already exists");
-        contains(&world.ok("create secret generic s --from-literal=password=geheim"), "created");
+        world
+            .run("create configmap a --from-literal=x=1")
+            .failed_with("already exists");
+        contains(
+            &world.ok("create secret generic s --from-literal=password=geheim"),
+            "created",
+        );
         assert_eq!(world.json("get secret s")["data"]["password"], "Z2VoZWlt");
         contains(&world.ok("create serviceaccount ci"), "created");
         contains(&world.ok("create namespace shop"), "created");
@@ -333,19 +405,43 @@ fn objects_are_created_replaced_and_patched() {
         contains(&world.ok_with("replace -f -", &route("v2")), "replaced");
         world.ok("patch vs reviews --type=merge -p {\"spec\":{\"hosts\":[\"a\"]}}");
         world.ok("patch vs reviews --type=json -p [{\"op\":\"add\",\"path\":\"/spec/hosts/-\",\"value\":\"b\"}]");
-        assert_eq!(world.json("get vs reviews")["spec"]["hosts"], serde_json::json!(["a", "b"]));
+        assert_eq!(
+            world.json("get vs reviews")["spec"]["hosts"],
+            serde_json::json!(["a", "b"])
+        );
         world.ok("patch configmap a -p {\"data\":{\"x\":null,\"y\":\"2\"}}");
-        assert_eq!(world.json("get cm a")["data"], serde_json::json!({"y": "2"}));
+        assert_eq!(
+            world.json("get cm a")["data"],
+            serde_json::json!({"y": "2"})
+        );
         contains(&world.ok("label vs reviews team=web"), "labeled");
         contains(&world.ok("get vs -l team=web"), "reviews");
         contains(&world.ok("label vs reviews team-"), "reviews");
         contains(&world.ok("annotate cm a note=x"), "annotated");
-        world.run("patch vs reviews --type=json -p [{\"op\":\"remove\",\"path\":\"/spec/none\"}]").failed_with("invalid");
-        world.run("patch vs reviews --type=strategic -p {\"spec\":{}}").failed_with("accepted media types");
-        contains(&world.ok("create role reader --verb=get,list --resource=configmaps"), "created");
-        contains(&world.ok("create rolebinding reader --role=reader --user=bob"), "created");
-        contains(&world.ok("create clusterrole all --verb=get --resource=virtualservices.networking.istio.io"), "created");
-        contains(&world.ok("create clusterrolebinding all --clusterrole=all --group=team"), "created");
+        world
+            .run("patch vs reviews --type=json -p [{\"op\":\"remove\",\"path\":\"/spec/none\"}]")
+            .failed_with("invalid");
+        world
+            .run("patch vs reviews --type=strategic -p {\"spec\":{}}")
+            .failed_with("accepted media types");
+        contains(
+            &world.ok("create role reader --verb=get,list --resource=configmaps"),
+            "created",
+        );
+        contains(
+            &world.ok("create rolebinding reader --role=reader --user=bob"),
+            "created",
+        );
+        contains(
+            &world.ok(
+                "create clusterrole all --verb=get --resource=virtualservices.networking.istio.io",
+            ),
+            "created",
+        );
+        contains(
+            &world.ok("create clusterrolebinding all --clusterrole=all --group=team"),
+            "created",
+        );
         if world.has("token ") {
             contains(&world.ok("create token ci --duration=10m"), ".");
         }
@@ -353,7 +449,9 @@ fn objects_are_created_replaced_and_patched() {
         contains(&world.ok("delete secret,sa --all -n shop"), "deleted");
         world.ok("delete namespace shop --timeout=20s");
         world.run("get ns shop").failed_with("not found");
-        world.run("delete namespace mesh-system").failed_with("may not be deleted");
+        world
+            .run("delete namespace mesh-system")
+            .failed_with("may not be deleted");
     });
 }
 
@@ -387,12 +485,24 @@ fn a_reader_reads_and_is_refused_every_write() {
         let bob = world.user("bob");
         let as_bob = |line: &str| world.run_as(&bob, line, "");
         contains(&as_bob("get cm settings").succeeded().stdout, "settings");
-        contains(&as_bob("auth can-i get configmaps").succeeded().stdout, "yes");
+        contains(
+            &as_bob("auth can-i get configmaps").succeeded().stdout,
+            "yes",
+        );
         assert_eq!(as_bob("auth can-i create configmaps").stdout.trim(), "no");
         assert_eq!(as_bob("auth can-i get secrets").stdout.trim(), "no");
-        assert_eq!(as_bob("auth can-i get configmaps -n mesh-system").stdout.trim(), "no");
-        contains(&as_bob("auth can-i --list").succeeded().stdout, "configmaps");
-        as_bob("delete cm settings").failed_with("User \"bob\" cannot delete resource \"configmaps\"");
+        assert_eq!(
+            as_bob("auth can-i get configmaps -n mesh-system")
+                .stdout
+                .trim(),
+            "no"
+        );
+        contains(
+            &as_bob("auth can-i --list").succeeded().stdout,
+            "configmaps",
+        );
+        as_bob("delete cm settings")
+            .failed_with("User \"bob\" cannot delete resource \"configmaps\"");
         as_bob("create configmap mine --from-literal=a=b").failed_with("orbidden");
         as_bob("get secrets").failed_with("cannot list resource \"secrets\"");
         as_bob("get cm -A").failed_with("at the cluster scope");
@@ -404,7 +514,8 @@ fn a_reader_reads_and_is_refused_every_write() {
         world.ok("create rolebinding granter --role=granter --user=bob");
         as_bob("create role more --verb=delete --resource=configmaps")
             .failed_with("attempting to grant RBAC permissions not currently held");
-        as_bob("create rolebinding more --clusterrole=edit --user=bob").failed_with("not currently held");
+        as_bob("create rolebinding more --clusterrole=edit --user=bob")
+            .failed_with("not currently held");
         as_bob("create role same --verb=get --resource=configmaps").succeeded();
     });
 }
@@ -447,7 +558,10 @@ fn plain(value: &Value) -> Value {
     match value {
         Value::Number(number) => number.as_f64().map_or(Value::Null, Value::from),
         Value::Array(list) => list.iter().map(plain).collect(),
-        Value::Object(map) => map.iter().map(|(key, value)| (key.clone(), plain(value))).collect(),
+        Value::Object(map) => map
+            .iter()
+            .map(|(key, value)| (key.clone(), plain(value)))
+            .collect(),
         other => other.clone(),
     }
 }
@@ -456,12 +570,16 @@ fn plain(value: &Value) -> Value {
 /// refused by its kind.
 #[test]
 fn istios_own_files_are_stored_as_they_are() {
-    let directory = std::env::var("MESH_ISTIO_SAMPLES")
-        .unwrap_or_else(|_| panic!("this ring needs MESH_ISTIO_SAMPLES, a directory of Istio's sample files"));
+    let directory = std::env::var("MESH_ISTIO_SAMPLES").unwrap_or_else(|_| {
+        panic!("this ring needs MESH_ISTIO_SAMPLES, a directory of Istio's sample files")
+    });
     let mut files: Vec<PathBuf> = std::fs::read_dir(&directory)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "yaml")
+        })
         .collect();
     files.sort();
     let world = World::new(&kubectls()[0]);
@@ -499,20 +617,33 @@ fn istios_own_files_are_stored_as_they_are() {
             // As strict as the kubectl is by itself.
             let done = world.run_as("kubeconfig", "apply -f -", document);
             assert!(done.ok, "{context}: {done:#?}");
-            let (group, version) = api_version.rsplit_once('/').unwrap();
-            let found = world.json(&format!(
-                "get {kind}.{version}.{group} {name} -n {namespace}"
-            ));
-            for field in ["apiVersion", "kind", "spec"] {
-                assert_eq!(plain(&found[field]), plain(&value[field]), "{context}: {field}");
+            // `kind.version.group`, so that it is read in the version that it was written in.
+            let resource = match api_version.rsplit_once('/') {
+                Some((group, version)) => format!("{kind}.{version}.{group}"),
+                None => kind.to_owned(),
+            };
+            let found = world.json(&format!("get {resource} {name} -n {namespace}"));
+            for field in ["apiVersion", "kind", "spec", "data"] {
+                assert_eq!(
+                    plain(&found[field]),
+                    plain(&value[field]),
+                    "{context}: {field}"
+                );
             }
-            for (label, wanted) in value["metadata"]["labels"].as_object().into_iter().flatten() {
+            for (label, wanted) in value["metadata"]["labels"]
+                .as_object()
+                .into_iter()
+                .flatten()
+            {
                 assert_eq!(&found["metadata"]["labels"][label], wanted, "{context}");
             }
-            world.ok(&format!("delete {kind}.{version}.{group} {name} -n {namespace}"));
+            world.ok(&format!("delete {resource} {name} -n {namespace}"));
             stored += 1;
         }
     }
     println!("samples: {stored} stored and read back equal, {refused} refused by their kind");
-    assert!(stored > 0 && refused > 0, "{stored} stored, {refused} refused");
+    assert!(
+        stored > 0 && refused > 0,
+        "{stored} stored, {refused} refused"
+    );
 }
