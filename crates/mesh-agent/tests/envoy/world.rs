@@ -64,7 +64,7 @@ impl World {
                 "id": "shop/web-1",
                 "namespace": "shop",
                 "service_account": "web",
-                "addresses": ["127.0.0.1"],
+                "addresses": ["192.0.2.1"],
             },
             "pilots": [pilot_address],
             "cas": [ca_address],
@@ -111,7 +111,16 @@ impl World {
             .with_ports(self.ports)
             .with_timing(timing);
         Running {
-            task: tokio::spawn(agent.run(stop.clone())),
+            task: tokio::spawn({
+                let stop = stop.clone();
+                async move {
+                    let end = agent.run(stop).await;
+                    if let Err(error) = &end {
+                        eprintln!("the agent did not begin: {error}");
+                    }
+                    end
+                }
+            }),
             stop,
         }
     }
