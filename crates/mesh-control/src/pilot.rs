@@ -132,3 +132,10 @@ impl fmt::Debug for Pilot {
             .finish_non_exhaustive()
     }
 }
+
+/// Cuts a text that others gave us to so many bytes at most, at the end of a character.
+fn cut(text: &mut String, bytes: usize) {
+    let end = (0..=bytes.min(text.len())).rev();
+    let end = end.into_iter().find(|end| text.is_char_boundary(*end));
+    text.truncate(end.unwrap_or(0));
+}

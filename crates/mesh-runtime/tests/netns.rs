@@ -236,7 +236,10 @@ fn units_start_after_what_they_depend_on() {
             condition: Condition::Finished,
         }];
         let setup = host::unit("setup", &["sh", "-c", "echo done"]);
-        for unit in [&app, &sidecar, &setup] {
+        // Nobody depends on it, and still the group is not up before it is ready.
+        let mut last = host::unit("last", &["sleep", "100"]);
+        last.readiness = Some(Readiness::command(["sleep", "0.2"]));
+        for unit in [&app, &sidecar, &setup, &last] {
             engine.create_unit(&group, unit).await.unwrap();
         }
         let starting = start_group(&engine, &group, SOON);
@@ -256,6 +259,7 @@ fn units_start_after_what_they_depend_on() {
         };
         let (started, ()) = tokio::join!(starting, opening);
         started.unwrap();
+        assert!(engine.status(&group, &last.name).await.unwrap().ready);
         let sidecar = engine.status(&group, &sidecar.name).await.unwrap();
         let app = engine.status(&group, &app.name).await.unwrap();
         assert!(sidecar.ready && app.ready);
@@ -913,9 +917,11 @@ fn removal_leaves_nothing() {
             };
             pids.extend([pid, host::parent(pid)]);
         }
-        // What a supervisor and records that are gone leave behind.
+        // What a supervisor that is gone leaves behind, and one whose records are gone.
         host::kill(pids[1]);
-        fs::remove_dir_all(host.path("engine/groups/shop.web")).unwrap();
+        for group in ["shop.web", "shop.cart"] {
+            fs::remove_dir_all(host.path("engine/groups").join(group)).unwrap();
+        }
         let during = host.look(&engine);
         assert!(during.len() > before.len() + 4, "{during:?}");
 
