@@ -149,12 +149,13 @@ impl Agent {
     async fn prepare(&self) -> Result<Ground, AgentError> {
         let paths = Paths::new(&self.config.state_dir);
         let lock = take_state_dir(&paths.state_dir)?;
-        let named = self.config.envoy.as_deref().unwrap_or(Path::new("envoy"));
+        let named = self.config.envoy.as_deref();
+        let named = named.unwrap_or_else(|| Path::new("envoy"));
         let program =
             envoy::find(named, self.search.as_ref()).ok_or_else(|| AgentError::NoEnvoy {
                 program: named.to_owned(),
             })?;
-        let document = bootstrap::bootstrap(&self.config, &paths, &self.ports);
+        let document = bootstrap::bootstrap(&self.config, &paths, self.ports);
         write_private(&paths.bootstrap, document.to_string().as_bytes()).map_err(|source| {
             AgentError::StateDir {
                 action: "write",

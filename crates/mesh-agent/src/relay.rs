@@ -99,6 +99,10 @@ struct Running {
     persist_at: Option<Instant>,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "an event is taken as soon as it is there; boxing each would cost more than the move"
+)]
 enum Event {
     Envoy(EnvoyConnection),
     Request(Option<DeltaDiscoveryRequest>),
@@ -166,7 +170,6 @@ impl Running {
             }
             Event::Open(address, channel) => self.open(address, channel),
             Event::Opened(Ok(responses)) => self.opened(responses),
-            Event::Opened(Err(status)) => self.lost(&status),
             Event::Response(Ok(Some(response))) => {
                 // A stream that brought something is a good one.
                 self.backoff.reset();
@@ -174,9 +177,8 @@ impl Running {
                 self.step(Input::FromPilot(response));
             }
             Event::Response(Ok(None)) => self.lost(&Status::ok("closed by pilot")),
-            Event::Response(Err(status)) => self.lost(&status),
-            Event::Persist => self.persist().await,
-            Event::Freeze => self.persist().await,
+            Event::Opened(Err(status)) | Event::Response(Err(status)) => self.lost(&status),
+            Event::Persist | Event::Freeze => self.persist().await,
         }
     }
 
@@ -255,6 +257,10 @@ impl Running {
                 if let Some(requests) = self.pilot.requests() {
                     drop(requests.send(request));
                 }
+            }
+            // An ending agent needs no more configuration.
+            Output::RestartPilot if self.relay.freeze.is_cancelled() => {
+                self.pilot = Pilot::Away(Instant::now() + RETRY_MAX);
             }
             Output::RestartPilot => self.pilot = Pilot::away(),
             Output::AcceptedChanged => self.plan_to_persist(),

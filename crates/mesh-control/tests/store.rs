@@ -2,7 +2,12 @@
 //!
 //! Needs `etcd` (3.4 or later) in PATH. Starts one process per test on loopback, in a directory of its own.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed unwrap is a failed test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed unwrap is a failed test"
+)]
 
 #[path = "store/suite.rs"]
 mod suite;
@@ -86,8 +91,18 @@ fn spawn(home: &Path, client: SocketAddr, peer: SocketAddr) -> Child {
         .arg("--data-dir")
         .arg(home.join("data"))
         .args(["--name", "a", "--initial-cluster", &format!("a={peer}")])
-        .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-        .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+        .args([
+            "--listen-client-urls",
+            &client,
+            "--advertise-client-urls",
+            &client,
+        ])
+        .args([
+            "--listen-peer-urls",
+            &peer,
+            "--initial-advertise-peer-urls",
+            &peer,
+        ])
         .args(["--unsafe-no-fsync", "--logger", "zap"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())

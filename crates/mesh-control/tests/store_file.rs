@@ -1,6 +1,11 @@
 //! The suite of the stores on the file, and what only a file can do.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed unwrap is a failed test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed unwrap is a failed test"
+)]
 
 #[path = "store/suite.rs"]
 mod suite;

@@ -34,6 +34,10 @@ use super::accepted::{Accepted, AcceptedType};
 
 /// Something happened.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a message is moved in once; boxing each would cost more than the move"
+)]
 pub(crate) enum Input {
     /// Envoy opened a stream; a former one is over.
     EnvoyConnected,
@@ -51,6 +55,10 @@ pub(crate) enum Input {
 
 /// Something is to be done.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a message is moved out once; boxing each would cost more than the move"
+)]
 #[must_use]
 pub(crate) enum Output {
     /// Send this on Envoy's stream.
@@ -255,7 +263,6 @@ impl Session {
         if envoy.types.contains_key(&type_url) {
             self.continue_type(request, outputs);
         } else {
-            envoy.types.insert(type_url, Live::default());
             self.begin_type(&request, outputs);
         }
     }
@@ -395,6 +402,9 @@ impl Session {
             ..Default::default()
         });
         if error_detail.is_none() {
+            let first = !self.accepted.0.contains_key(&Name::type_url());
+            let is_change =
+                !response.resources.is_empty() || !response.removed_resources.is_empty();
             let accepted = self.accepted.0.entry(Name::type_url()).or_default();
             for resource in response.resources {
                 accepted.insert(resource);
@@ -402,8 +412,10 @@ impl Session {
             for name in &response.removed_resources {
                 accepted.resources.remove(name);
             }
-            outputs.push(Output::NamesChanged);
-            outputs.push(Output::AcceptedChanged);
+            if first || is_change {
+                outputs.push(Output::NamesChanged);
+                outputs.push(Output::AcceptedChanged);
+            }
         }
         outputs.push(Output::ToPilot(DeltaDiscoveryRequest {
             type_url: Name::type_url(),

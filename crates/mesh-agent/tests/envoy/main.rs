@@ -50,6 +50,24 @@ async fn envoy_goes_live_and_pilot_hears_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn envoy_itself_finds_nothing_wrong_with_the_bootstrap() {
+    let world = World::new();
+    let agent = world.start_agent();
+    until("envoy runs", async || world.envoy_id()).await;
+    let checked = Command::new(world.config.envoy.as_ref().unwrap())
+        .args(["--mode", "validate", "--log-level", "warning"])
+        .arg("--config-path")
+        .arg(world.state("envoy.json"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&checked.stderr);
+    assert!(checked.status.success(), "{said}");
+    // Deprecated fields and missing limits are warnings.
+    assert_eq!(said, "");
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn configuration_outlives_pilot_and_envoy() {
     let world = World::new();
     let (pilot, _ca) = (world.start_pilot(), world.start_ca(HOUR));

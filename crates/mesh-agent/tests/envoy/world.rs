@@ -64,7 +64,7 @@ impl World {
                 "id": "shop/web-1",
                 "namespace": "shop",
                 "service_account": "web",
-                "addresses": ["127.0.0.1"],
+                "addresses": ["192.0.2.1"],
             },
             "pilots": [pilot_address],
             "cas": [ca_address],
@@ -111,7 +111,16 @@ impl World {
             .with_ports(self.ports)
             .with_timing(timing);
         Running {
-            task: tokio::spawn(agent.run(stop.clone())),
+            task: tokio::spawn({
+                let stop = stop.clone();
+                async move {
+                    let end = agent.run(stop).await;
+                    if let Err(error) = &end {
+                        eprintln!("the agent did not begin: {error}");
+                    }
+                    end
+                }
+            }),
             stop,
         }
     }
@@ -190,8 +199,27 @@ async fn get(
     let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.ok()?;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.ok()?;
-    Some(String::from_utf8_lossy(&answer).into_owned())
+    let mut buffer = [0; 4096];
+    loop {
+        let length = stream.read(&mut buffer).await.ok()?;
+        answer.extend_from_slice(&buffer[..length]);
+        // Envoy closes a second after its last byte.
+        if length == 0 || is_complete(&answer) {
+            return Some(String::from_utf8_lossy(&answer).into_owned());
+        }
+    }
+}
+
+fn is_complete(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer).to_ascii_lowercase();
+    let Some((head, body)) = text.split_once("\r\n\r\n") else {
+        return false;
+    };
+    let length = head.split_once("content-length: ").map(|(_, rest)| {
+        let digits = rest.split("\r\n").next().unwrap();
+        digits.parse::<usize>().unwrap()
+    });
+    length.map_or(body.ends_with("0\r\n\r\n"), |length| body.len() >= length)
 }
 
 /// A port of loopback that nobody has, neither by tcp nor by udp.

@@ -263,15 +263,21 @@ impl Store for EtcdStore {
                 None => prefix.clone(),
             };
             let limit = range.limit.map_or(0, |limit| signed(limit.get() as u64));
-            let (response, current) = self
-                .range(RangeRequest {
-                    key: key.max(prefix.clone()),
-                    range_end: prefix_end(&prefix),
-                    limit,
-                    revision: range.at.map_or(0, signed),
-                    ..RangeRequest::default()
-                })
-                .await?;
+            let request = RangeRequest {
+                key: key.max(prefix.clone()),
+                range_end: prefix_end(&prefix),
+                limit,
+                revision: range.at.map_or(0, signed),
+                ..RangeRequest::default()
+            };
+            let (response, current) = match self.range(request).await {
+                Err(StoreError::Future { asked, .. }) => {
+                    // etcd does not say how far it is.
+                    let current = self.revision().await?;
+                    return Err(StoreError::Future { asked, current });
+                }
+                other => other?,
+            };
             Ok(Page {
                 more: response.more,
                 revision: range.at.unwrap_or(current),

@@ -277,7 +277,10 @@ pub async fn a_compacted_revision_is_a_typed_error(store: Shared) {
 pub async fn a_watch_from_a_later_revision_than_the_store_is_refused(store: Shared) {
     let revision = create(&store, "a/x", "1").await;
     let watch = store.watch("a/", revision + 100).await.err();
-    assert!(matches!(watch, Some(StoreError::Rewound { .. })), "{watch:?}");
+    assert!(
+        matches!(watch, Some(StoreError::Rewound { .. })),
+        "{watch:?}"
+    );
 }
 
 pub async fn a_value_beyond_the_limit_is_refused(store: Shared) {
@@ -302,10 +305,7 @@ pub async fn writers_at_once_lose_nothing(store: Shared) {
                     let entry = store.get("a/counter").await.unwrap().unwrap();
                     let count: u64 = text(&entry.value).parse().unwrap();
                     let next = (count + 1).to_string();
-                    match store
-                        .update("a/counter", next.into(), entry.revision)
-                        .await
-                    {
+                    match store.update("a/counter", next.into(), entry.revision).await {
                         Ok(_) => break,
                         Err(StoreError::Conflict { .. }) => {}
                         Err(error) => panic!("{error}"),
@@ -439,7 +439,10 @@ async fn list(
 }
 
 fn keys(page: &Page) -> Vec<&str> {
-    page.entries.iter().map(|entry| entry.key.as_str()).collect()
+    page.entries
+        .iter()
+        .map(|entry| entry.key.as_str())
+        .collect()
 }
 
 fn text(value: &[u8]) -> String {

@@ -160,10 +160,10 @@ async fn sent(world: &World) -> Step<Vec<(String, u64)>> {
                 .ok_or("a proxy without workload")?;
             let types = proxy
                 .pointer("/types")
-                .and_then(Value::as_array)
+                .and_then(Value::as_object)
                 .ok_or("a proxy without types")?;
             let sent = types
-                .iter()
+                .values()
                 .filter_map(|kind| kind.get("sent").and_then(Value::as_u64))
                 .sum();
             Ok((id.to_owned(), sent))

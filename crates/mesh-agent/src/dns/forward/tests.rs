@@ -17,7 +17,7 @@ fn answer_to(query: &[u8], last: u8) -> Message {
     let query = Message::from_vec(query).unwrap();
     let mut message = Message::response(query.metadata.id, OpCode::Query);
     let question = query.queries[0].clone();
-    let data = RData::A(std::net::Ipv4Addr::new(192, 0, 2, last).into());
+    let data = RData::A(Ipv4Addr::new(192, 0, 2, last).into());
     message.add_answer(Record::from_rdata(question.name().clone(), 60, data));
     message.add_query(question);
     message

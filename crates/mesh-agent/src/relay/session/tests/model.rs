@@ -126,10 +126,11 @@ impl Envoy {
         }
         let mut requests = Vec::new();
         if bad {
-            let Input::FromEnvoy(refusal) = nack(&response.type_url, &response.nonce) else {
-                unreachable!("nack makes a request of Envoy's");
-            };
-            requests.push(refusal);
+            requests.push(DeltaDiscoveryRequest {
+                response_nonce: response.nonce.clone(),
+                error_detail: Some(Status::default()),
+                ..request(&response.type_url)
+            });
         } else {
             for one in &response.resources {
                 self.acknowledged.insert((
