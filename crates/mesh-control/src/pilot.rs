@@ -90,6 +90,13 @@ impl Pilot {
             .add_service(self.ads.clone());
     }
 
+    /// Waits until the mesh was assembled for the first time: before, no proxy gets anything.
+    pub async fn assembled(&self) {
+        let mut resolved = self.resolved.subscribe();
+        // `self` holds the sender: the wait ends only with a mesh.
+        drop(resolved.wait_for(Option::is_some).await);
+    }
+
     /// Reads the API, assembles the mesh and publishes to the streams, until it is time to stop.
     ///
     /// While the API is away it goes on with what it knows, and asks again.

@@ -2,13 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use mesh_control::ca::Lifetimes;
 use mesh_control::server::{self, Listen, Roles, ServerConfig};
 use mesh_control::store::StoreConfig;
-use mesh_model::{Problem, TrustDomain};
+use mesh_model::TrustDomain;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +17,7 @@ use crate::exit::{Failure, OK, Outcome};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Roles of this process, of `api`, `ca`, `pilot` and `mixer`, joined by commas.
-    #[arg(long, default_value_t, value_parser = parsed::<Roles>)]
+    #[arg(long, default_value_t)]
     roles: Roles,
     /// Where keys, kubeconfigs and the file store are.
     #[arg(long, env = "MESH_HOME", default_value = "/var/lib/mesh")]
@@ -53,7 +52,7 @@ pub(crate) struct Args {
     #[arg(long)]
     kubeconfig: Option<PathBuf>,
     /// The trust domain of a new mesh, `cluster.local` if absent; a mesh keeps the one it has.
-    #[arg(long, value_parser = parsed::<TrustDomain>)]
+    #[arg(long)]
     trust_domain: Option<TrustDomain>,
     /// Life of a certificate when the workload asks for none, as in `30s`, `10m`, `24h`, `7d`.
     #[arg(long, default_value = "24h", value_parser = duration)]
@@ -142,11 +141,6 @@ fn config(args: &Args) -> Result<ServerConfig, Failure> {
         trust_domain: args.trust_domain.clone(),
         lifetimes,
     })
-}
-
-/// Reads what has its own reader.
-fn parsed<T: FromStr<Err = Problem>>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|problem: Problem| problem.to_string())
 }
 
 /// Reads `30s`, `10m`, `24h`, `7d`, or a number of seconds.
