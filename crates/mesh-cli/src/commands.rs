@@ -7,8 +7,11 @@ mod documents;
 mod down;
 mod exec;
 mod get;
+mod introspection;
 mod kubeconfig;
 mod logs;
+mod proxy_config;
+mod proxy_status;
 mod redirect;
 mod run;
 mod server;
@@ -18,6 +21,7 @@ mod token;
 mod unit;
 mod up;
 mod validate;
+mod why;
 
 use std::future::Future;
 
@@ -55,6 +59,9 @@ pub(crate) enum Verb {
     #[command(subcommand)]
     Token(token::Command),
     Kubeconfig(kubeconfig::Args),
+    ProxyStatus(proxy_status::Args),
+    ProxyConfig(proxy_config::Args),
+    Why(why::Args),
     Redirect(redirect::Args),
     Server(server::Args),
     Agent(agent::Args),
@@ -79,6 +86,9 @@ pub(crate) fn run(verb: Verb) -> Outcome {
         Verb::Validate(args) => validate::run(&args),
         Verb::Token(command) => wait(token::run(&command)),
         Verb::Kubeconfig(args) => kubeconfig::run(&args),
+        Verb::ProxyStatus(args) => wait(proxy_status::run(&args)),
+        Verb::ProxyConfig(args) => wait(proxy_config::run(&args)),
+        Verb::Why(args) => wait(why::run(&args)),
         Verb::Redirect(args) => redirect::run(&args),
         Verb::Server(args) => wait(server::run(&args)),
         Verb::Agent(args) => wait(agent::run(&args)),

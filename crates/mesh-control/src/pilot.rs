@@ -90,6 +90,13 @@ impl Pilot {
             .add_service(self.ads.clone());
     }
 
+    /// Waits until the mesh was assembled for the first time: before, no proxy gets anything.
+    pub async fn assembled(&self) {
+        let mut resolved = self.resolved.subscribe();
+        // `self` holds the sender: the wait ends only with a mesh.
+        drop(resolved.wait_for(Option::is_some).await);
+    }
+
     /// Reads the API, assembles the mesh and publishes to the streams, until it is time to stop.
     ///
     /// While the API is away it goes on with what it knows, and asks again.
@@ -124,4 +131,11 @@ impl fmt::Debug for Pilot {
             .field("registry", &self.registry)
             .finish_non_exhaustive()
     }
+}
+
+/// Cuts a text that others gave us to so many bytes at most, at the end of a character.
+fn cut(text: &mut String, bytes: usize) {
+    let end = (0..=bytes.min(text.len())).rev();
+    let end = end.into_iter().find(|end| text.is_char_boundary(*end));
+    text.truncate(end.unwrap_or(0));
 }

@@ -94,18 +94,28 @@ struct Context {
 // === impl Listen ===
 
 impl Listen {
-    /// The usual ports at one address; the API on loopback too.
+    /// The usual ports at one address.
     pub fn at(address: IpAddr) -> Self {
-        let mut api = vec![SocketAddr::new(address, API_PORT)];
-        if !address.is_unspecified() && !address.is_loopback() {
-            api.push(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), API_PORT));
-        }
         Self {
-            api,
+            api: vec![SocketAddr::new(address, API_PORT)],
             grpc: SocketAddr::new(address, XDS_PORT),
             mixer: SocketAddr::new(address, MIXER_PORT),
             metrics: SocketAddr::new(address, METRICS_PORT),
         }
+    }
+
+    /// The API on loopback too, at the port of its first address, for who works on the machine.
+    #[must_use]
+    pub fn with_api_on_loopback(mut self) -> Self {
+        let is_local =
+            |address: &SocketAddr| address.ip().is_unspecified() || address.ip().is_loopback();
+        if let Some(first) = self.api.first()
+            && !self.api.iter().any(is_local)
+        {
+            let loopback = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), first.port());
+            self.api.push(loopback);
+        }
+        self
     }
 }
 

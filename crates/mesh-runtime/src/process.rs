@@ -4,7 +4,7 @@
 //! nothing in memory: everything is in files below its root directory, in names of links and
 //! cgroups, and in the kernel, so that any later process goes on where an earlier one stopped.
 //!
-//! It needs root, and Linux 5.4 or later.
+//! It needs root, IPv6, and Linux 5.11 or later.
 
 mod address;
 mod adopt;
@@ -22,6 +22,7 @@ mod network;
 pub(crate) mod record;
 pub mod supervisor;
 mod unit;
+mod wait;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -149,6 +150,11 @@ impl Runtime for ProcessEngine {
     fn create_network<'a>(&'a self, spec: &'a NetworkSpec) -> Pending<'a, Creation> {
         let spec = spec.clone();
         self.blocking(move |engine| engine.create_network(&spec))
+    }
+
+    fn network<'a>(&'a self, name: &'a Name) -> Pending<'a, NetworkSpec> {
+        let name = name.clone();
+        self.blocking(move |engine| engine.network(&name))
     }
 
     fn remove_network<'a>(&'a self, name: &'a Name) -> Pending<'a, Removal> {

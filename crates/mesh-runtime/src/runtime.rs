@@ -27,6 +27,9 @@ pub trait Runtime: fmt::Debug + Send + Sync {
     /// Makes a network.
     fn create_network<'a>(&'a self, spec: &'a NetworkSpec) -> Pending<'a, Creation>;
 
+    /// A network as it was asked for.
+    fn network<'a>(&'a self, name: &'a Name) -> Pending<'a, NetworkSpec>;
+
     /// Removes a network that no group is attached to.
     fn remove_network<'a>(&'a self, name: &'a Name) -> Pending<'a, Removal>;
 

@@ -119,7 +119,7 @@ fn links_are_named_by_engine_and_group_and_carry_the_group_as_alias() {
 }
 
 #[test]
-fn everything_can_be_asked_for_twice_and_not_differently() {
+fn everything_can_be_asked_for_twice() {
     on_a_host(async |host| {
         let engine = host.engine();
         let network = NetworkSpec::mesh();
@@ -131,6 +131,7 @@ fn everything_can_be_asked_for_twice_and_not_differently() {
             engine.create_network(&network).await.unwrap(),
             Creation::Exists
         );
+        assert_eq!(engine.network(&network.name).await.unwrap(), network);
         let spec = host::group_spec("shop.web");
         let (creation, group) = engine.create_group(&spec).await.unwrap();
         assert_eq!(creation, Creation::Created);
@@ -155,29 +156,6 @@ fn everything_can_be_asked_for_twice_and_not_differently() {
             engine.start_unit(&spec.name, &unit.name).await.unwrap(),
             Start::AlreadyRunning
         );
-
-        let mut other = network.clone();
-        other.v4 = "10.99.0.0/16".parse().unwrap();
-        let error = engine.create_network(&other).await.unwrap_err();
-        assert!(
-            matches!(
-                error,
-                RuntimeError::Differs {
-                    kind: "network",
-                    ..
-                }
-            ),
-            "{error}"
-        );
-        let mut other = unit.clone();
-        other.command = vec!["true".to_owned()];
-        let error = engine.create_unit(&spec.name, &other).await.unwrap_err();
-        assert!(
-            matches!(error, RuntimeError::Differs { kind: "unit", .. }),
-            "{error}"
-        );
-        let error = engine.remove_network(&network.name).await.unwrap_err();
-        assert!(matches!(error, RuntimeError::InUse { .. }), "{error}");
 
         assert_eq!(
             engine.stop_unit(&spec.name, &unit.name).await.unwrap(),
@@ -207,6 +185,40 @@ fn everything_can_be_asked_for_twice_and_not_differently() {
 }
 
 #[test]
+fn what_is_there_is_not_changed_by_asking_differently() {
+    on_a_host(async |host| {
+        let engine = host.engine();
+        let network = NetworkSpec::mesh();
+        engine.create_network(&network).await.unwrap();
+        let spec = host.group(&engine, "shop.web").await.spec;
+        let unit = host::unit("app", &["sleep", "100"]);
+        engine.create_unit(&spec.name, &unit).await.unwrap();
+        let mut other = network.clone();
+        other.v4 = "10.99.0.0/16".parse().unwrap();
+        let error = engine.create_network(&other).await.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                RuntimeError::Differs {
+                    kind: "network",
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        let mut other = unit.clone();
+        other.command = vec!["true".to_owned()];
+        let error = engine.create_unit(&spec.name, &other).await.unwrap_err();
+        assert!(
+            matches!(error, RuntimeError::Differs { kind: "unit", .. }),
+            "{error}"
+        );
+        let error = engine.remove_network(&network.name).await.unwrap_err();
+        assert!(matches!(error, RuntimeError::InUse { .. }), "{error}");
+    });
+}
+
+#[test]
 fn units_start_after_what_they_depend_on() {
     on_a_host(async |host| {
         let engine = host.engine();
@@ -224,7 +236,10 @@ fn units_start_after_what_they_depend_on() {
             condition: Condition::Finished,
         }];
         let setup = host::unit("setup", &["sh", "-c", "echo done"]);
-        for unit in [&app, &sidecar, &setup] {
+        // Nobody depends on it, and still the group is not up before it is ready.
+        let mut last = host::unit("last", &["sleep", "100"]);
+        last.readiness = Some(Readiness::command(["sleep", "0.2"]));
+        for unit in [&app, &sidecar, &setup, &last] {
             engine.create_unit(&group, unit).await.unwrap();
         }
         let starting = start_group(&engine, &group, SOON);
@@ -244,6 +259,7 @@ fn units_start_after_what_they_depend_on() {
         };
         let (started, ()) = tokio::join!(starting, opening);
         started.unwrap();
+        assert!(engine.status(&group, &last.name).await.unwrap().ready);
         let sidecar = engine.status(&group, &sidecar.name).await.unwrap();
         let app = engine.status(&group, &app.name).await.unwrap();
         assert!(sidecar.ready && app.ready);
@@ -901,9 +917,11 @@ fn removal_leaves_nothing() {
             };
             pids.extend([pid, host::parent(pid)]);
         }
-        // What a supervisor and records that are gone leave behind.
+        // What a supervisor that is gone leaves behind, and one whose records are gone.
         host::kill(pids[1]);
-        fs::remove_dir_all(host.path("engine/groups/shop.web")).unwrap();
+        for group in ["shop.web", "shop.cart"] {
+            fs::remove_dir_all(host.path("engine/groups").join(group)).unwrap();
+        }
         let during = host.look(&engine);
         assert!(during.len() > before.len() + 4, "{during:?}");
 

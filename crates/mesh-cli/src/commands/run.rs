@@ -1,142 +1,203 @@
-//! `mesh run`: an application with its sidecar.
+//! `mesh run`: an application with its sidecar on this machine.
 
 mod application;
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::env;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
-use mesh_runtime::{JoinToken, LogOptions, MeshFacts, NetworkSpec, Runtime as _, enrol, inject};
+use futures_util::StreamExt as _;
+use mesh_runtime::inject::APP_UNIT;
+use mesh_runtime::{
+    Application, Creation, EnrolError, Exit, JoinToken, LogOptions, MeshFacts, Name, NetworkSpec,
+    ProcessEngine, Runtime as _, UnitState, enrol, inject,
+};
 
+use self::application::Description;
 use crate::connect::Connection;
-use crate::exit::{Failure, OK, Outcome};
+use crate::exit::{FAILURE, Failure, OK, Outcome, UNSUPPORTED, USAGE};
 use crate::{engine, join};
-use application::Description;
 
-/// How long rules, sidecar and application may take to become ready, each.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How long the join token holds: the sidecar uses it at once.
-const TOKEN_LIFE: Duration = Duration::from_secs(600);
-
-/// Start an application with its sidecar on this machine.
+/// Run an application with its sidecar.
 ///
-/// It gets a network namespace of its own, redirect rules, a sidecar, and only then is started.
-/// Namespace and service account are made in the API where they are missing.
+/// Its traffic goes through the sidecar from its first instruction on. Without --detach its output
+/// is shown, its end is the end of this command, and Ctrl-C stops it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     description: Description,
-    /// Return when it is ready, instead of showing its log.
+    /// Leave it running, and start it again whenever it ends.
     #[arg(short, long)]
     detach: bool,
-    /// The Envoy binary; from PATH unless given.
+    /// The Envoy binary; the one in PATH unless given.
     #[arg(long, env = "ENVOY_BIN", value_name = "FILE")]
     envoy: Option<PathBuf>,
-    /// Life to ask for its certificates, in seconds.
-    #[arg(long, value_name = "SECONDS")]
-    certificate_ttl: Option<u64>,
+    /// How long sidecar and application may each take to become ready, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    timeout: u64,
     #[command(flatten)]
     connection: Connection,
 }
 
 pub(crate) async fn run(args: &Args) -> Outcome {
-    let application = args.description.application()?;
-    let client = args.connection.client().await?;
-    let (namespace, account) = (&application.namespace, &application.service_account);
-    if join::ensure_account(&client, namespace, account).await? {
-        eprintln!("made service account {account} in namespace {namespace}");
-    }
-    let mesh = join::facts(&client).await?;
-    let token = join::token(&client, namespace, account, TOKEN_LIFE).await?;
-
-    let network = NetworkSpec::mesh();
-    let gateway = network.gateways();
-    let facts = MeshFacts {
-        trust_domain: mesh.trust_domain,
-        pilots: mesh.pilots,
-        cas: mesh.cas,
-        root_hashes: mesh.root_hashes,
-        mesh: engine::program()?,
-        envoy: envoy(args)?,
-        network: network.name,
-        name_servers: vec![gateway.0.into(), gateway.1.into()],
-        upstream_dns: upstream_dns()?,
-        certificate_ttl_seconds: args.certificate_ttl,
-    };
-    let injected =
-        inject(&application, &facts).map_err(|problems| Failure::usage(problems.to_string()))?;
+    let directory =
+        env::current_dir().map_err(|error| Failure::doing("looking where we are", &error))?;
+    let application = args.description.application(&directory, args.detach)?;
     let engine = engine::open(&args.connection.home.home)?;
-    let enrolled = enrol(&engine, &injected, &JoinToken::new(token), PATIENCE)
+    let network = network(&engine).await?;
+    let (facts, token) = join_mesh(args, &application, &network).await?;
+    let injected = inject(&application, &facts)
+        .map_err(|problems| Failure::new(problems.to_string()).with_code(USAGE))?;
+    let limit = Duration::from_secs(args.timeout);
+    let enrolled = enrol(&engine, &injected, &token, limit)
         .await
-        .map_err(|error| Failure::of(&error))?;
+        .map_err(|error| not_enrolled(&error))?;
+
     let group = enrolled.group.spec.name;
-    let addresses = enrolled
-        .group
-        .addresses
-        .map(|addresses| addresses.both().map(|a| a.to_string()));
-    eprintln!(
-        "{group} is ready at {}",
-        addresses.unwrap_or_default().join(" and ")
-    );
     if args.detach {
+        let words = match enrolled.creation {
+            Creation::Created => "runs with its sidecar",
+            Creation::Exists => "was running with its sidecar",
+        };
+        let addresses = enrolled.group.addresses.map(|addresses| addresses.both());
+        let addresses = addresses.iter().flatten().map(ToString::to_string);
+        println!(
+            "{group} {words} at {}",
+            addresses.collect::<Vec<_>>().join(", ")
+        );
         return Ok(OK.into());
     }
-    show(&engine, &group).await
+    let outcome = attend(&engine, &group).await;
+    engine
+        .remove_group(&group)
+        .await
+        .map_err(|error| Failure::of(&error))?;
+    outcome
 }
 
-/// Envoy as an absolute path: the sidecar has another PATH and another user.
-fn envoy(args: &Args) -> Result<Option<PathBuf>, Failure> {
-    let found = args.envoy.clone().or_else(|| {
-        let path = std::env::var_os("PATH")?;
-        std::env::split_paths(&path)
-            .map(|dir| dir.join("envoy"))
-            .find(|file| file.is_file())
-    });
-    match found {
-        Some(file) => std::path::absolute(&file)
-            .map(Some)
-            .map_err(|error| Failure::doing(format!("looking for {}", file.display()), &error)),
-        None => Err(Failure::new("there is no `envoy` in PATH")
-            .with_hint("install Envoy 1.40, or name its binary with --envoy or ENVOY_BIN")),
-    }
+async fn network(engine: &ProcessEngine) -> Result<NetworkSpec, Failure> {
+    engine
+        .network(&NetworkSpec::mesh().name)
+        .await
+        .map_err(|error| {
+            Failure::of(&error).with_hint("`mesh up` makes the network of the workloads")
+        })
 }
 
-/// Name servers of this machine, which the sidecar asks for names outside the mesh.
-fn upstream_dns() -> Result<Vec<SocketAddr>, Failure> {
-    let file = "/etc/resolv.conf";
-    let text = match std::fs::read_to_string(file) {
-        Ok(text) => text,
-        // A machine without resolver knows no names outside the mesh.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Failure::doing(format!("reading {file}"), &error)),
+/// Where the mesh is, and a token for the application's account, which is made where it is missing.
+async fn join_mesh(
+    args: &Args,
+    application: &Application,
+    network: &NetworkSpec,
+) -> Result<(MeshFacts, JoinToken), Failure> {
+    let client = args.connection.client().await?;
+    let found = join::facts(&client).await?;
+    let (namespace, account) = (&application.namespace, &application.service_account);
+    join::ensure_account(&client, namespace, account).await?;
+    let token = join::token(&client, namespace, account, TOKEN_TTL).await?;
+    let gateways = network.gateways();
+    let facts = MeshFacts {
+        trust_domain: found.trust_domain,
+        pilots: found.pilots,
+        cas: found.cas,
+        root_hashes: found.root_hashes,
+        mesh: engine::program()?,
+        envoy: Some(envoy(args.envoy.as_deref())?),
+        network: network.name.clone(),
+        name_servers: vec![gateways.0.into(), gateways.1.into()],
+        upstream_dns: application::name_servers(
+            &std::fs::read_to_string(RESOLV_CONF).unwrap_or_default(),
+        ),
+        // The CA decides.
+        certificate_ttl_seconds: None,
     };
-    let servers = text
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("nameserver"))
-        .filter_map(|rest| rest.trim().parse::<IpAddr>().ok());
-    // A resolver on this machine's loopback cannot be reached from a namespace of its own.
-    Ok(servers
-        .filter(|address| !address.is_loopback())
-        .map(|address| (address, 53).into())
-        .collect())
+    Ok((facts, JoinToken::new(token)))
 }
 
-/// Shows the application's log until it ends or the terminal interrupts; it goes on either way.
-async fn show(engine: &mesh_runtime::ProcessEngine, group: &mesh_runtime::Name) -> Outcome {
-    use std::io::Write as _;
-
-    use futures_util::TryStreamExt as _;
-
+/// Shows what the application writes until it ends or somebody presses Ctrl-C.
+async fn attend(engine: &ProcessEngine, group: &Name) -> Outcome {
+    let app = engine::name(APP_UNIT)?;
     let options = LogOptions {
         tail: None,
         follow: true,
     };
-    let log = engine.logs(group, &engine::name("app")?, options).await;
+    let log = engine.logs(group, &app, options).await;
     let mut log = log.map_err(|error| Failure::of(&error))?;
-    while let Some(bytes) = log.try_next().await.map_err(|error| Failure::of(&error))? {
-        std::io::stdout()
-            .write_all(&bytes)
-            .map_err(|error| Failure::doing("writing the log", &error))?;
+    let show = async {
+        while let Some(piece) = log.next().await {
+            let piece = piece.map_err(|error| Failure::of(&error))?;
+            let mut stdout = io::stdout().lock();
+            stdout
+                .write_all(&piece)
+                .and_then(|()| stdout.flush())
+                .map_err(|error| Failure::doing("showing the output", &error))?;
+        }
+        Ok::<(), Failure>(())
+    };
+    tokio::select! {
+        shown = show => shown?,
+        interrupted = tokio::signal::ctrl_c() => {
+            return match interrupted {
+                Ok(()) => Ok(ExitCode::from(INTERRUPTED)),
+                Err(error) => Err(Failure::doing("waiting for Ctrl-C", &error)),
+            };
+        }
     }
-    Ok(OK.into())
+    let status = engine
+        .status(group, &app)
+        .await
+        .map_err(|error| Failure::of(&error))?;
+    Ok(match status.state {
+        UnitState::Finished {
+            exit: Exit::Code(code),
+        } => ExitCode::from(u8::try_from(code).unwrap_or(FAILURE)),
+        // As a shell has it: 128 and the signal.
+        UnitState::Finished {
+            exit: Exit::Signal(signal),
+        } => ExitCode::from(u8::try_from(128 + signal).unwrap_or(FAILURE)),
+        _ => ExitCode::from(FAILURE),
+    })
 }
+
+/// The binary as a full path: units have another PATH.
+fn envoy(given: Option<&Path>) -> Result<PathBuf, Failure> {
+    let found = match given {
+        Some(path) => Some(path.to_path_buf()),
+        None => env::split_paths(&env::var_os("PATH").unwrap_or_default())
+            .map(|directory| directory.join("envoy"))
+            .find(|path| path.is_file()),
+    };
+    let found = found.ok_or_else(|| {
+        Failure::new("there is no `envoy` in PATH")
+            .with_code(UNSUPPORTED)
+            .with_hint("install Envoy, or name its binary with --envoy")
+    })?;
+    std::fs::canonicalize(&found)
+        .map_err(|error| Failure::doing(format!("looking for {}", found.display()), &error))
+}
+
+/// With the last words of the unit that failed: its log is gone with the group.
+fn not_enrolled(error: &EnrolError) -> Failure {
+    let failure = Failure::of(error);
+    let EnrolError::Runtime { source, log, .. } = error else {
+        return failure;
+    };
+    if !log.is_empty() {
+        eprintln!("its last words:\n{}", log.trim_end());
+    }
+    match source.hint() {
+        Some(hint) => failure.with_hint(hint),
+        None => failure,
+    }
+}
+
+/// The token is used once, within seconds; the least that the API server gives.
+const TOKEN_TTL: Duration = Duration::from_secs(600);
+
+/// The exit code of a command that Ctrl-C ended, as shells have it.
+const INTERRUPTED: u8 = 130;
+
+/// Where the machine's own name servers are.
+const RESOLV_CONF: &str = "/etc/resolv.conf";

@@ -1,18 +1,22 @@
-//! `mesh supervise`: keeps one unit of the process engine running; the engine starts it.
+//! `mesh supervise`: the process beside each unit; started by the engine, not by people.
 
 use std::path::PathBuf;
 
+use mesh_runtime::supervisor;
+
 use crate::exit::{Failure, OK, Outcome};
 
-/// Keep one unit running.
+/// Keep one unit of the process engine running.
 #[derive(Debug, clap::Args)]
+#[command(hide = true)]
 pub(crate) struct Args {
-    /// The unit's directory.
+    /// Directory of the unit.
     #[arg(long, value_name = "DIR")]
     unit: PathBuf,
 }
 
+/// Runs on a thread of its own, since it enters namespaces: call it without an event loop.
 pub(crate) fn run(args: &Args) -> Outcome {
-    mesh_runtime::supervisor::run(&args.unit).map_err(|error| Failure::of(&error))?;
+    supervisor::run(&args.unit).map_err(|error| Failure::of(&error))?;
     Ok(OK.into())
 }

@@ -111,7 +111,8 @@ fn document(schemas: &Schemas, group: &str, version: &'static str) -> Value {
 }
 
 fn path_item(route: &Route, version: &str) -> Value {
-    let schema = json!({"$ref": format!("#/components/schemas/{}", name_of(route.kind(), version))});
+    let schema =
+        json!({"$ref": format!("#/components/schemas/{}", name_of(route.kind(), version))});
     let mut item = json!({});
     for (method, action) in route.methods {
         let parameters: Vec<Value> = PARAMETERS
@@ -138,9 +139,10 @@ fn path_item(route: &Route, version: &str) -> Value {
         });
         let content: &[&str] = match *method {
             "post" | "put" => &["application/json", "application/yaml"],
-            "patch" if route.kind().istio().is_some() => {
-                &["application/json-patch+json", "application/merge-patch+json"]
-            }
+            "patch" if route.kind().istio().is_some() => &[
+                "application/json-patch+json",
+                "application/merge-patch+json",
+            ],
             "patch" => &[
                 "application/json-patch+json",
                 "application/merge-patch+json",

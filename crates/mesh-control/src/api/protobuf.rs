@@ -22,7 +22,9 @@ pub(super) const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 /// 400 if it is malformed, 415 for a kind that is read in JSON only.
 pub(super) fn read(content: &[u8]) -> Result<Value, Failure> {
     let envelope = content.strip_prefix(MAGIC).ok_or_else(|| {
-        Failure::bad_request("the body could not be parsed as protobuf: the first bytes are not `k8s\\0`")
+        Failure::bad_request(
+            "the body could not be parsed as protobuf: the first bytes are not `k8s\\0`",
+        )
     })?;
     let Unknown { type_meta, raw, .. } = decode(envelope)?;
     let TypeMeta { api_version, kind } = type_meta.unwrap_or_default();

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::authentication::User;
 use super::authorization::{Attributes, Decision, Object};
+use super::body;
 use super::clock;
 use super::discovery;
 use super::kind::Kind;
@@ -15,7 +16,6 @@ use super::request::Place;
 use super::router::Api;
 use super::status::Failure;
 use super::token::{API_AUDIENCE, JOIN_AUDIENCE, MAX_SECONDS, MIN_SECONDS, Order};
-use super::body;
 
 /// A question of either form; each kind uses its part.
 #[derive(Default, Deserialize)]

@@ -46,8 +46,11 @@ pub struct AdsService {
 /// The sessions of open streams, for those who look inside.
 #[derive(Clone, Debug, Default)]
 pub struct Sessions {
-    by_workload: Arc<Mutex<HashMap<WorkloadId, Vec<Weak<Mutex<Session>>>>>>,
+    by_workload: Arc<Mutex<ByWorkload>>,
 }
+
+/// A workload has a stream for its proxy, and may have one for its agent.
+type ByWorkload = HashMap<WorkloadId, Vec<Weak<Mutex<Session>>>>;
 
 #[derive(Debug)]
 struct Inner {

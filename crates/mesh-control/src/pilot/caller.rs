@@ -9,10 +9,6 @@ use tonic::{Extensions, Status};
 /// # Errors
 ///
 /// `UNAUTHENTICATED` when no workload does.
-#[expect(
-    clippy::result_large_err,
-    reason = "tonic's own type for a failed call"
-)]
 pub(super) fn workload(extensions: &Extensions) -> Result<SpiffeId, Status> {
     match peer(extensions) {
         Peer::Workload(identity) => Ok(identity.clone()),
@@ -30,10 +26,6 @@ pub(super) fn workload(extensions: &Extensions) -> Result<SpiffeId, Status> {
 /// # Errors
 ///
 /// `UNAUTHENTICATED` when none does.
-#[expect(
-    clippy::result_large_err,
-    reason = "tonic's own type for a failed call"
-)]
 pub(super) fn user(extensions: &Extensions) -> Result<(&str, &[String]), Status> {
     match peer(extensions) {
         Peer::User { name, groups } => Ok((name, groups)),

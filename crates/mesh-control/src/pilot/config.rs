@@ -73,16 +73,15 @@ pub async fn read_config(client: Client, config: watch::Sender<Option<Arc<Config
         if !reader.take(change) || config.is_closed() {
             continue;
         }
-        match reader.config() {
-            Some(new) => {
-                if !is_known {
-                    info!("the API has been read");
-                    is_known = true;
-                }
-                config.send_replace(Some(Arc::new(new)));
-            }
-            None => debug!("the API has not been read whole yet"),
+        let Some(new) = reader.config() else {
+            debug!("the API has not been read whole yet");
+            continue;
+        };
+        if !is_known {
+            info!("the API has been read");
+            is_known = true;
         }
+        config.send_replace(Some(Arc::new(new)));
     }
 }
 

@@ -151,10 +151,6 @@ impl std::fmt::Debug for IntrospectionService {
     }
 }
 
-#[expect(
-    clippy::result_large_err,
-    reason = "tonic's own type for a failed call"
-)]
 fn parse<T>(field: &str, text: &str) -> Result<T, Status>
 where
     T: std::str::FromStr<Err = mesh_model::Problem>,

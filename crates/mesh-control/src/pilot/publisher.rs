@@ -79,7 +79,7 @@ impl<A: Assembly, F: Fn() -> A + Send> Publisher<F> {
             pace.built(began, Instant::now());
             let cause = loop {
                 tokio::select! {
-                    changed = self.config.changed() => match changed {
+                    read = self.config.changed() => match read {
                         Ok(()) => break Cause::Config,
                         Err(_closed) => return,
                     },

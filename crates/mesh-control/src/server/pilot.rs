@@ -2,7 +2,6 @@
 
 use mesh_identity::{CredentialStore, TrustBundle};
 use mesh_model::TrustDomain;
-use mesh_proto::mesh::agent::v1::agents_server::AgentsServer;
 use tonic::service::RoutesBuilder;
 use tracing::info;
 
@@ -12,9 +11,7 @@ use super::join::{ApiJoin, until_ready};
 use super::patience::patiently;
 use super::rendezvous::{self, Rendezvous, Service};
 use super::{Context, Role, ServerError};
-use crate::pilot::ads::AdsService;
-use crate::pilot::publisher::Views;
-use crate::pilot::registry::{AgentRegistry, AgentsService};
+use crate::pilot;
 
 /// A Pilot that can be served.
 pub(super) struct Pilot {
@@ -24,8 +21,7 @@ pub(super) struct Pilot {
     pub(super) users: TrustBundle,
     access: Access,
     trust_domain: TrustDomain,
-    agents: AgentsService,
-    ads: AdsService,
+    pilot: pilot::Pilot,
 }
 
 /// Makes Pilot; waits for the API only when the trust domain is not known yet.
@@ -48,24 +44,19 @@ pub(super) async fn start_pilot(
             }
         }
     };
-    let registry = AgentRegistry::new();
-    let views = Views::default();
     Ok(Some(Pilot {
         store: CredentialStore::empty(),
         users: access.roots.clone(),
+        pilot: pilot::Pilot::new(access.client.clone(), context.stop.clone()),
         access,
         trust_domain,
-        agents: AgentsService::new(registry.clone(), context.stop.clone()),
-        ads: AdsService::new(registry, views, context.stop.clone()),
     }))
 }
 
 impl Pilot {
     /// Adds what it serves.
     pub(super) fn add_services(&self, routes: &mut RoutesBuilder) {
-        routes
-            .add_service(AgentsServer::new(self.agents.clone()))
-            .add_service(self.ads.clone());
+        self.pilot.add_services(routes);
     }
 
     /// Joins, tells everybody where it is, and configures proxies until it is time to stop.
@@ -75,7 +66,11 @@ impl Pilot {
             context.config.lifetimes,
             self.store.clone(),
         );
-        tokio::join!(renewal.run(context.stop.clone()), self.publish(context));
+        tokio::join!(
+            renewal.run(context.stop.clone()),
+            self.pilot.run(),
+            self.publish(context),
+        );
         Ok(())
     }
 
@@ -87,6 +82,14 @@ impl Pilot {
         );
         if !until_ready(&self.store, &context.stop).await {
             return;
+        }
+        health.set(
+            Role::Pilot,
+            RoleState::Starting("reading the configuration"),
+        );
+        tokio::select! {
+            () = self.pilot.assembled() => {}
+            () = context.stop.cancelled() => return,
         }
         let config = &context.config;
         let addresses = self

@@ -179,13 +179,7 @@ impl Engine {
     fn network_of(&self, spec: &GroupSpec) -> Result<Option<NetworkSpec>, RuntimeError> {
         match &spec.attachment {
             Attachment::Host => Ok(None),
-            Attachment::Network(name) => match self.network_record(name)? {
-                Some(record) => Ok(Some(record.spec)),
-                None => Err(RuntimeError::NotFound {
-                    kind: "network",
-                    name: name.to_string(),
-                }),
-            },
+            Attachment::Network(name) => self.network(name).map(Some),
         }
     }
 

@@ -46,6 +46,16 @@ impl Engine {
         Ok(creation)
     }
 
+    pub(super) fn network(&self, name: &Name) -> Result<NetworkSpec, RuntimeError> {
+        let record = self.network_record(name)?;
+        record
+            .map(|record| record.spec)
+            .ok_or_else(|| RuntimeError::NotFound {
+                kind: "network",
+                name: name.to_string(),
+            })
+    }
+
     pub(super) fn remove_network(&self, name: &Name) -> Result<Removal, RuntimeError> {
         let _lock = self.layout.lock()?;
         let Some(record) = self.network_record(name)? else {

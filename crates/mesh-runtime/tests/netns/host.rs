@@ -150,11 +150,13 @@ impl Host {
             .into_iter()
             .map(|link| format!("link {link}"))
             .collect();
+        let own = self.directory.path().to_str().unwrap().to_owned();
+        // Those of others may come and go: removing a mount point takes all copies of the mount.
         let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap();
         let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+        let points = points.filter(|point| point.starts_with(&own));
         things.extend(points.map(|point| format!("mount {point}")));
         things.extend(cgroups(engine));
-        let own = self.directory.path().to_str().unwrap().to_owned();
         for entry in fs::read_dir("/proc").unwrap() {
             let path = entry.unwrap().path();
             let line = fs::read(path.join("cmdline")).unwrap_or_default();
@@ -165,7 +167,9 @@ impl Host {
         }
         let namespaces = self.path("engine/netns");
         if let Ok(entries) = fs::read_dir(namespaces) {
-            things.extend(entries.map(|entry| format!("namespace {:?}", entry.unwrap().path())));
+            things.extend(
+                entries.map(|entry| format!("namespace {}", entry.unwrap().path().display())),
+            );
         }
         things
     }
@@ -280,6 +284,7 @@ pub(crate) fn mesh_binary(host: &Host, ready: bool) -> PathBuf {
     let script = format!(
         r#"#!/usr/bin/python3
 import http.server, json, os, socket, subprocess, sys, threading
+assert sys.argv.pop(1) == "--verbose"
 if sys.argv[1:3] == ["redirect", "watch"]:
     rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True).stdout
     open(sys.argv[6], "w").write(json.dumps({{"rules": rules}}))
@@ -325,11 +330,11 @@ pub(crate) fn call(address: IpAddr, port: u16) -> String {
                 stream.read_to_string(&mut text).unwrap();
                 return text;
             }
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-                assert!(Instant::now() < give_up, "{address}: {error}");
+            Err(error) => {
+                let refused = error.kind() == std::io::ErrorKind::ConnectionRefused;
+                assert!(refused && Instant::now() < give_up, "{address}: {error}");
                 thread::yield_now();
             }
-            Err(error) => panic!("{address}: {error}"),
         }
     }
 }
@@ -354,9 +359,10 @@ pub(crate) fn inside<T: Send>(group: &Group, work: impl FnOnce() -> T + Send) ->
 pub(crate) fn unmount_cgroups(kind: impl Fn(&str) -> bool) {
     let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap();
     for line in mounts.lines().rev() {
-        let fields: Vec<&str> = line.split(' ').collect();
-        if fields[2].starts_with("cgroup") && kind(fields[2]) {
-            rustix::mount::unmount(fields[1], rustix::mount::UnmountFlags::DETACH).unwrap();
+        let mut fields = line.split(' ').skip(1);
+        let (point, mounted) = (fields.next().unwrap(), fields.next().unwrap());
+        if mounted.starts_with("cgroup") && kind(mounted) {
+            rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH).unwrap();
         }
     }
 }

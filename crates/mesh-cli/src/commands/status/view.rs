@@ -11,7 +11,7 @@ use mesh_runtime::{GroupStatus, UnitState, UnitStatus};
 use serde::Serialize;
 
 /// The unit of a group that is its sidecar.
-const SIDECAR: &str = "sidecar";
+const SIDECAR: &str = mesh_runtime::inject::SIDECAR_UNIT;
 /// A verdict older than this says nothing: its watcher has died.
 const STALE: Duration = Duration::from_secs(5);
 
@@ -110,7 +110,7 @@ pub(super) fn look(status: &GroupStatus) -> GroupView {
             .map(|addresses| addresses.both().to_vec())
             .unwrap_or_default(),
         netns: group.namespace.clone(),
-        rules_applied_at: files.rules_applied_at_millis().map(seconds),
+        rules_applied_at: group.rules_applied_at_millis.map(seconds),
         rules: group.namespace.as_ref().map(|_| rules(&files.verdict())),
         units: units.collect(),
     }

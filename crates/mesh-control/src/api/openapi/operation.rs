@@ -50,7 +50,11 @@ impl Route {
     pub(super) fn operation_id(&self, method: &str) -> String {
         let status = if self.is_status { "Status" } else { "" };
         let scope = if self.is_namespaced { "Namespaced" } else { "" };
-        let one = if self.path.contains("{name}") { "" } else { "Collection" };
+        let one = if self.path.contains("{name}") {
+            ""
+        } else {
+            "Collection"
+        };
         format!(
             "{method}{}{}{scope}{}{one}{status}",
             self.kind.group.replace('.', "_"),
@@ -84,7 +88,12 @@ pub(super) fn routes(kind: Kind, version: &'static str) -> Vec<Route> {
         route(format!("{home}/{{name}}"), OBJECT, false, kind.namespaced),
     ];
     if kind.namespaced {
-        routes.push(route(format!("{base}/{}", kind.plural), EVERYWHERE, false, false));
+        routes.push(route(
+            format!("{base}/{}", kind.plural),
+            EVERYWHERE,
+            false,
+            false,
+        ));
     }
     if kind.has_status() {
         let path = format!("{home}/{{name}}/status");

@@ -221,7 +221,14 @@ fn plain(schema: &mut Value) {
     if let Some(Value::Array(values)) = map.get_mut("enum") {
         values.retain(|value| !value.is_null());
     }
-    let known = ["int32", "int64", "double", "byte", "date-time", "int-or-string"];
+    let known = [
+        "int32",
+        "int64",
+        "double",
+        "byte",
+        "date-time",
+        "int-or-string",
+    ];
     let format = map.get("format").and_then(Value::as_str);
     if format.is_some_and(|format| !known.contains(&format)) {
         map.remove("format");
@@ -276,7 +283,10 @@ fn unite(map: &mut Map<String, Value>) {
                 if is_int_or_string && types.iter().any(|found| *found == "string") {
                     map.insert("x-kubernetes-int-or-string".to_owned(), true.into());
                 } else {
-                    map.insert("x-kubernetes-preserve-unknown-fields".to_owned(), true.into());
+                    map.insert(
+                        "x-kubernetes-preserve-unknown-fields".to_owned(),
+                        true.into(),
+                    );
                 }
             }
         }

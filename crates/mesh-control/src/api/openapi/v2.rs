@@ -10,15 +10,22 @@ use crate::api::kind::Kind;
 
 /// The document, encoded.
 pub(super) fn encode(schemas: &Schemas) -> Vec<u8> {
-    let names = Kind::all()
-        .flat_map(|kind| kind.versions.iter().map(move |version| name_of(kind, version)));
+    let names = Kind::all().flat_map(|kind| {
+        kind.versions
+            .iter()
+            .map(move |version| name_of(kind, version))
+    });
     let definitions = schemas
         .reachable(names)
         .into_iter()
         .map(|(name, schema)| named(name, schema))
         .collect();
     let paths = Kind::all()
-        .flat_map(|kind| kind.versions.iter().flat_map(move |version| routes(kind, version)))
+        .flat_map(|kind| {
+            kind.versions
+                .iter()
+                .flat_map(move |version| routes(kind, version))
+        })
         .map(|route| wire::NamedPathItem {
             name: route.path.clone(),
             value: Some(path_item(&route)),
@@ -90,7 +97,10 @@ fn operation(route: &Route, method: &str, action: &str) -> wire::Operation {
         }),
         vendor_extension: vec![
             any("x-kubernetes-action", &json!(action)),
-            any("x-kubernetes-group-version-kind", &route.group_version_kind()),
+            any(
+                "x-kubernetes-group-version-kind",
+                &route.group_version_kind(),
+            ),
         ],
     }
 }
@@ -106,7 +116,10 @@ fn convert(schema: &Value) -> wire::Schema {
     let text = |key: &str| schema[key].as_str().unwrap_or_default().to_owned();
     let list = |key: &str| -> Vec<String> {
         let values = schema[key].as_array().into_iter().flatten();
-        values.filter_map(Value::as_str).map(str::to_owned).collect()
+        values
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect()
     };
     let mut converted = wire::Schema {
         description: text("description"),

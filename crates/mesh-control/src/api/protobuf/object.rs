@@ -52,7 +52,9 @@ pub(super) fn read(kind: &str, raw: &[u8]) -> Result<Option<Value>, Failure> {
                     }))
                 })
                 .collect();
-            let aggregation = role.aggregation_rule.map(|_| json!({"clusterRoleSelectors": [{}]}));
+            let aggregation = role
+                .aggregation_rule
+                .map(|_| json!({"clusterRoleSelectors": [{}]}));
             let content = json!({"rules": rules, "aggregationRule": aggregation});
             (role.metadata, content)
         }

@@ -141,7 +141,10 @@ fn check_data(object: &Value, findings: &mut Findings) {
 
 fn check_role(kind: Kind, object: &Value, findings: &mut Findings) {
     let problems = &mut findings.problems;
-    if object.get("aggregationRule").is_some_and(|rule| !rule.is_null()) {
+    if object
+        .get("aggregationRule")
+        .is_some_and(|rule| !rule.is_null())
+    {
         // Ignored, it would grant less than its writer thinks.
         problems.push(Problem::new(
             "aggregationRule",
@@ -195,7 +198,11 @@ fn check_binding(kind: Kind, object: &Value, findings: &mut Findings) {
         &["ClusterRole"]
     };
     one_of("roleRef.kind".to_owned(), &object["roleRef"]["kind"], roles);
-    one_of("roleRef.apiGroup".to_owned(), &object["roleRef"]["apiGroup"], &[group]);
+    one_of(
+        "roleRef.apiGroup".to_owned(),
+        &object["roleRef"]["apiGroup"],
+        &[group],
+    );
     let subjects = object["subjects"].as_array();
     for (index, subject) in subjects.into_iter().flatten().enumerate() {
         let path = format!("subjects[{index}].kind");
@@ -210,14 +217,19 @@ fn check_binding(kind: Kind, object: &Value, findings: &mut Findings) {
     for (index, subject) in subjects.into_iter().flatten().enumerate() {
         needs(format!("subjects[{index}].name"), &subject["name"]);
         if subject["kind"] == "ServiceAccount" && !kind.namespaced {
-            needs(format!("subjects[{index}].namespace"), &subject["namespace"]);
+            needs(
+                format!("subjects[{index}].namespace"),
+                &subject["namespace"],
+            );
         }
     }
 }
 
 fn check_event(object: &Value, findings: &mut Findings) {
     let home = object["metadata"]["namespace"].as_str().unwrap_or_default();
-    let about = object["involvedObject"]["namespace"].as_str().unwrap_or_default();
+    let about = object["involvedObject"]["namespace"]
+        .as_str()
+        .unwrap_or_default();
     // What has no namespace is told of in `default`.
     if about != home && !(about.is_empty() && home == "default") {
         findings.problems.push(Problem::new(

@@ -315,7 +315,7 @@ fn references(kind: ResourceType, resource: &Resource) -> Vec<(ResourceType, Str
             let by_eds = ClusterDiscoveryType::Type(DiscoveryType::Eds.into());
             let is_eds = cluster.cluster_discovery_type == Some(by_eds);
             is_eds
-                .then(|| (ResourceType::Endpoint, cluster.name))
+                .then_some((ResourceType::Endpoint, cluster.name))
                 .into_iter()
                 .collect()
         }

@@ -25,7 +25,7 @@ use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Code, Status};
 
-use super::client::{DeltaClient, Held};
+use super::client::{ClientError, DeltaClient, Held};
 use super::*;
 use crate::pilot::registry::AgentsService;
 use crate::pilot::registry::wire::write_workload;
@@ -286,7 +286,7 @@ async fn a_workload_is_told_only_to_who_registered_it() {
             ..DeltaDiscoveryRequest::default()
         };
         let mut client = AggregatedDiscoveryServiceClient::new(world.channel(&peer));
-        let answer = client.delta_aggregated_resources(futures_util::stream::iter([request]));
+        let answer = client.delta_aggregated_resources(stream::iter([request]));
         assert_eq!(answer.await.unwrap_err().code(), code, "{peer:?}");
     }
 }
@@ -308,7 +308,7 @@ async fn a_stream_waits_a_while_for_the_registration_that_comes_with_it() {
 async fn state_of_the_world_is_not_served() {
     let world = World::new();
     let mut client = AggregatedDiscoveryServiceClient::new(world.channel(&web()));
-    let request = futures_util::stream::iter([DiscoveryRequest::default()]);
+    let request = stream::iter([DiscoveryRequest::default()]);
     let status = client
         .stream_aggregated_resources(request)
         .await
@@ -379,7 +379,7 @@ async fn the_end_of_a_registration_ends_the_stream() {
     }
     world.views.close(&id);
     let ended = client.next().await.unwrap_err();
-    let super::client::ClientError::Refused(status) = ended else {
+    let ClientError::Refused(status) = ended else {
         panic!("{ended}")
     };
     assert_eq!(status.code(), Code::FailedPrecondition);

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 
-fn object(kind: IstioKind, name: &str, spec: serde_json::Value) -> DynamicObject {
+fn object(kind: IstioKind, name: &str, spec: &serde_json::Value) -> DynamicObject {
     let object = json!({
         "apiVersion": format!("{}/v1", kind.group()),
         "kind": kind.as_str(),
@@ -19,7 +19,7 @@ fn route(name: &str, host: &str) -> DynamicObject {
         "hosts": [host],
         "http": [{ "route": [{ "destination": { "host": host } }] }],
     });
-    object(IstioKind::VirtualService, name, spec)
+    object(IstioKind::VirtualService, name, &spec)
 }
 
 fn config_map(name: &str, data: &[(&str, &str)]) -> ConfigMap {
@@ -35,14 +35,14 @@ fn config_map(name: &str, data: &[(&str, &str)]) -> ConfigMap {
 }
 
 /// A reader that has read an API with these routes and nothing else.
-fn reader(routes: Vec<DynamicObject>) -> Reader {
+fn reader(routes: &[DynamicObject]) -> Reader {
     let mut reader = Reader::default();
     for kind in IstioKind::ALL {
         reader.take(Change::Istio(kind, Event::Init));
         assert!(reader.config().is_none(), "not every kind is known");
         if kind == IstioKind::VirtualService {
-            for route in routes.clone() {
-                reader.take(Change::Istio(kind, Event::InitApply(route)));
+            for route in routes {
+                reader.take(Change::Istio(kind, Event::InitApply(route.clone())));
             }
         }
         reader.take(Change::Istio(kind, Event::InitDone));
@@ -68,7 +68,7 @@ fn routes(reader: &Reader) -> Vec<(String, Vec<String>)> {
 
 #[test]
 fn the_whole_is_known_when_every_part_is() {
-    let reader = reader(vec![route("reviews", "reviews")]);
+    let reader = reader(&[route("reviews", "reviews")]);
     let config = reader.config().unwrap();
     assert_eq!(config.trust_domain.as_str(), "example.org");
     assert_eq!(config.mixer.len(), 2);
@@ -80,11 +80,11 @@ fn the_whole_is_known_when_every_part_is() {
 
 #[test]
 fn an_object_that_becomes_wrong_stays_as_it_was_and_hurts_no_other() {
-    let mut reader = reader(vec![route("a", "a"), route("b", "b")]);
+    let mut reader = reader(&[route("a", "a"), route("b", "b")]);
     let wrong = object(
         IstioKind::VirtualService,
         "a",
-        json!({ "hosts": ["a"], "http": [{ "route": [{ "destination": { "host": "a" }, "weight": "all" }] }] }),
+        &json!({ "hosts": ["a"], "http": [{ "route": [{ "destination": { "host": "a" }, "weight": "all" }] }] }),
     );
     let mut change = |route| {
         reader.take(Change::Istio(
@@ -101,7 +101,7 @@ fn an_object_that_becomes_wrong_stays_as_it_was_and_hurts_no_other() {
 
 #[test]
 fn what_a_new_list_does_not_have_is_gone() {
-    let mut reader = reader(vec![route("a", "a"), route("b", "b")]);
+    let mut reader = reader(&[route("a", "a"), route("b", "b")]);
     let kind = IstioKind::VirtualService;
     assert!(!reader.take(Change::Istio(kind, Event::Init)));
     assert!(!reader.take(Change::Istio(kind, Event::InitApply(route("b", "b")))));
@@ -112,7 +112,7 @@ fn what_a_new_list_does_not_have_is_gone() {
 
 #[test]
 fn a_deleted_object_is_gone() {
-    let mut reader = reader(vec![route("a", "a")]);
+    let mut reader = reader(&[route("a", "a")]);
     let deleted = Event::Delete(route("a", "a"));
     assert!(reader.take(Change::Istio(IstioKind::VirtualService, deleted)));
     assert!(routes(&reader).is_empty());

@@ -195,7 +195,7 @@ impl Question {
         }
         match from {
             Some(from) => problems.into_result(Self {
-                host: mesh.resolve(name, &from.namespace),
+                host: host(mesh, name, &from.namespace),
                 from,
                 name: name.to_owned(),
                 port: number,
@@ -270,7 +270,7 @@ pub fn explain<'a>(
         .host
         .as_ref()
         .and_then(|host| mesh.entries.get(host))
-        .filter(|entry| entry.exported.to(&from.namespace, &entry.service.namespace));
+        .filter(|entry| entry.is_seen_from(&from.namespace));
     let entry = entry.ok_or_else(|| Unanswered::NoHost {
         name: question.name.clone(),
         namespace: from.namespace.clone(),
@@ -384,6 +384,19 @@ fn destination(
     destination
 }
 
+/// The host that a caller means, in any form in which its DNS would answer.
+fn host(mesh: &Mesh, name: &str, namespace: &Namespace) -> Option<Host> {
+    let with_namespace = format!("{name}.mesh");
+    let mut forms = [name, with_namespace.as_str()]
+        .into_iter()
+        .filter_map(|form| Host::resolve(form, namespace).ok());
+    let first = forms.next()?;
+    if mesh.entries.contains_key(&first) {
+        return Some(first);
+    }
+    forms.find(|host| mesh.entries.contains_key(host)).or(Some(first))
+}
+
 /// The labels that a subset selects by.
 fn subset_labels<'a>(
     mesh: &'a Mesh,
@@ -394,11 +407,8 @@ fn subset_labels<'a>(
     if subset.is_empty() {
         return Ok(Vec::new());
     }
-    let rule = mesh.destination_rule(&entry.service.host, from);
-    let subsets = rule.into_iter().flat_map(|rule| &rule.spec.subsets);
-    let mut subsets = subsets.filter(|candidate| candidate.name == subset);
-    subsets
-        .next()
+    mesh.destination_rules(&entry.service.host, from)
+        .subset(subset)
         .map(|subset| subset.labels.iter().collect())
         .ok_or_else(|| {
             format!(

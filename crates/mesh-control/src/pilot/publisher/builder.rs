@@ -91,23 +91,20 @@ impl<A: Assembly> Builder<A> {
                 continue;
             };
             let namespace = &workload.namespace;
-            let shared = match self.shared.get(namespace) {
-                Some(shared) => Arc::clone(shared),
-                None => {
-                    let old = old_shared.get(namespace);
-                    let shared = match old {
-                        Some(old) if is_same => Arc::clone(old),
-                        _ => keep(old, self.assembly.shared(namespace)),
-                    };
-                    self.shared.insert(namespace.clone(), Arc::clone(&shared));
-                    shared
-                }
+            let shared = if let Some(shared) = self.shared.get(namespace) {
+                Arc::clone(shared)
+            } else {
+                let shared = match old_shared.get(namespace) {
+                    Some(old) if is_same => Arc::clone(old),
+                    old => keep(old, self.assembly.shared(namespace)),
+                };
+                self.shared.insert(namespace.clone(), Arc::clone(&shared));
+                shared
             };
-            let old = old_own.get(&id);
             let is_own = is_config && find(&self.workloads, &id) == Some(workload);
-            let own = match old {
+            let own = match old_own.get(&id) {
                 Some(old) if is_own => Arc::clone(old),
-                _ => keep(old, self.assembly.own(workload)),
+                old => keep(old, self.assembly.own(workload)),
             };
             self.own.insert(id.clone(), Arc::clone(&own));
             output.snapshots.push((id, Snapshot { shared, own }));

@@ -286,8 +286,8 @@ impl AgentRegistry {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep_until(next.unwrap_or(now)), if next.is_some() => {}
-                changed = changes.changed() => {
-                    if changed.is_err() {
+                news = changes.changed() => {
+                    if news.is_err() {
                         return;
                     }
                 }

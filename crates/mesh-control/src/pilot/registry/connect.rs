@@ -15,6 +15,7 @@ use tracing::{debug, info};
 use super::agents::{AgentRegistry, Refused, Registered, Registration};
 use super::wire::{describe, read_health, read_workload};
 use crate::pilot::caller;
+use crate::pilot::cut;
 
 /// Serves `mesh.agent.v1.Agents`.
 #[derive(Clone, Debug)]
@@ -73,7 +74,7 @@ impl Agents for AgentsService {
         } = register;
         let workload = read_workload(&workload.unwrap_or_default())
             .map_err(|problems| Status::invalid_argument(describe("workload", &problems)))?;
-        version.truncate(version.floor_char_boundary(MAX_VERSION));
+        cut(&mut version, MAX_VERSION);
         let registered = Registered {
             workload,
             identity,

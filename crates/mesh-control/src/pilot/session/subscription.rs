@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::view::{View, parse_version};
 use super::{Overload, Request, State};
+use crate::pilot::cut;
 use crate::pilot::resource::Resource;
 
 /// One type of one stream.
@@ -282,7 +283,7 @@ impl Subscription {
             self.refused = false;
             return Vec::new();
         };
-        error.truncate(error.floor_char_boundary(MAX_ERROR));
+        cut(&mut error, MAX_ERROR);
         self.error = error;
         self.refused = sent.resources.is_empty();
         let is_alone = sent.resources.len() + sent.removed.len() <= 1;

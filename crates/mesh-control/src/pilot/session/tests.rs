@@ -167,7 +167,7 @@ impl Run {
                     || response
                         .entries
                         .iter()
-                        .map(|entry| entry.len())
+                        .map(bytes::Bytes::len)
                         .sum::<usize>()
                         < 128 * 1024,
                 "a response is larger than needed"
@@ -301,8 +301,9 @@ fn picture(bad: bool) -> impl Strategy<Value = Picture> {
     let all = proptest::array::uniform5(salts());
     (all, any::<u8>(), any::<u8>(), any::<bool>()).prop_map(move |(mut salts, own, uses, large)| {
         // Every cluster has endpoints, as Pilot makes them.
-        for number in 0..POOL {
-            salts[1][number] = salts[0][number].map(|_| salts[1][number].unwrap_or(0));
+        let [clusters, endpoints, ..] = &mut salts;
+        for (cluster, endpoints) in clusters.iter().zip(endpoints) {
+            *endpoints = cluster.map(|_| endpoints.unwrap_or(0));
         }
         Picture {
             salts,

@@ -73,8 +73,8 @@ impl View {
     /// What has to be sent to somebody who has `old`.
     pub(super) fn since<'a>(&'a self, old: &'a Self) -> Difference<'a> {
         let mut difference = Difference::default();
-        walk(&old.shared, &self.shared, &mut difference);
-        walk(&old.own, &self.own, &mut difference);
+        walk(old.shared.as_ref(), self.shared.as_ref(), &mut difference);
+        walk(old.own.as_ref(), self.own.as_ref(), &mut difference);
         // A name may move from one layer to the other; the walks see it leave and arrive.
         let Difference { changed, gone } = &mut difference;
         gone.retain(|gone| self.find(&gone.name).is_none());
@@ -98,8 +98,8 @@ fn slice(part: Option<&Resources>) -> &[Resource] {
 
 /// Walks two sorted lists once.
 fn walk<'a>(
-    old: &'a Option<Resources>,
-    new: &'a Option<Resources>,
+    old: Option<&'a Resources>,
+    new: Option<&'a Resources>,
     difference: &mut Difference<'a>,
 ) {
     if let (Some(old), Some(new)) = (old, new)
@@ -107,8 +107,8 @@ fn walk<'a>(
     {
         return;
     }
-    let mut old = slice(old.as_ref()).iter().peekable();
-    for resource in slice(new.as_ref()) {
+    let mut old = slice(old).iter().peekable();
+    for resource in slice(new) {
         while let Some(gone) =
             old.next_if(|old| !Arc::ptr_eq(&old.name, &resource.name) && old.name < resource.name)
         {

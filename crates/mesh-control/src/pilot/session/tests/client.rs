@@ -147,7 +147,7 @@ impl Client {
                 left = 0;
             } else if left > 0 {
                 left -= 1;
-                if self.apply(kind, &name, content) {
+                if self.apply(kind, &name, &content) {
                     warming.insert(name);
                 }
             }
@@ -192,13 +192,13 @@ impl Client {
     }
 
     /// Applies one resource; whether it is a cluster that now waits for endpoints.
-    fn apply(&mut self, kind: ResourceType, name: &str, content: Content) -> bool {
+    fn apply(&mut self, kind: ResourceType, name: &str, content: &Content) -> bool {
         let state = self.at(kind);
         if !state.wildcard && !state.names.contains(name) {
             return false;
         }
         let old = state.have.insert(name.to_owned(), content.clone());
-        if kind != ResourceType::Cluster || old.as_ref() == Some(&content) {
+        if kind != ResourceType::Cluster || old.as_ref() == Some(content) {
             return false;
         }
         // Endpoints of a cluster that only changed are not asked for again.
