@@ -109,12 +109,20 @@ fn cluster() -> Value {
 }
 
 fn listener(address: SocketAddr) -> Value {
+    // Every address of IPv6 is not every address.
+    let also = if address.is_ipv6() {
+        let v4 = json!({ "address": "0.0.0.0", "port_value": address.port() });
+        json!([{ "address": { "socket_address": v4 } }])
+    } else {
+        json!([])
+    };
     json!({
         "name": "test",
         "address": { "socket_address": {
             "address": address.ip().to_string(),
             "port_value": address.port(),
         } },
+        "additional_addresses": also,
         "traffic_direction": "INBOUND",
         "filter_chains": [{ "filters": [{
             "name": "envoy.filters.network.http_connection_manager",
