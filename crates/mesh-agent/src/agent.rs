@@ -62,13 +62,17 @@ struct Stops {
     rest: CancellationToken,
 }
 
-/// Runs the agent of `config` until `shutdown`, with the ports and times of the design.
+/// Runs the agent of `config` until `shutdown`, with the ports and times of the design;
+/// Envoy is looked for in this process's PATH unless the configuration names it.
 ///
 /// # Errors
 ///
 /// When it cannot begin; once it runs, whatever fails is tried again.
 pub async fn run(config: SidecarConfig, shutdown: CancellationToken) -> Result<(), AgentError> {
-    Agent::new(config).run(shutdown).await
+    Agent::new(config)
+        .with_search_path(std::env::var_os("PATH"))
+        .run(shutdown)
+        .await
 }
 
 impl Agent {
@@ -131,7 +135,11 @@ impl Agent {
         join(envoy_tasks).await;
         stops.rest.cancel();
         join(tasks).await;
-        for path in [&paths.agent_socket, &paths.admin_socket, &paths.envoy_process] {
+        for path in [
+            &paths.agent_socket,
+            &paths.admin_socket,
+            &paths.envoy_process,
+        ] {
             remove(path);
         }
         Ok(())
@@ -141,13 +149,13 @@ impl Agent {
     async fn prepare(&self) -> Result<Ground, AgentError> {
         let paths = Paths::new(&self.config.state_dir);
         let lock = take_state_dir(&paths.state_dir)?;
-        let named = self.config.envoy.as_deref().unwrap_or(Path::new("envoy"));
-        let program = envoy::find(named, self.search.as_ref()).ok_or_else(|| {
-            AgentError::NoEnvoy {
+        let named = self.config.envoy.as_deref();
+        let named = named.unwrap_or_else(|| Path::new("envoy"));
+        let program =
+            envoy::find(named, self.search.as_ref()).ok_or_else(|| AgentError::NoEnvoy {
                 program: named.to_owned(),
-            }
-        })?;
-        let document = bootstrap::bootstrap(&self.config, &paths, &self.ports);
+            })?;
+        let document = bootstrap::bootstrap(&self.config, &paths, self.ports);
         write_private(&paths.bootstrap, document.to_string().as_bytes()).map_err(|source| {
             AgentError::StateDir {
                 action: "write",
@@ -155,12 +163,11 @@ impl Agent {
                 source,
             }
         })?;
-        let socket =
-            local::listen(&paths.agent_socket).map_err(|source| AgentError::StateDir {
-                action: "listen on",
-                path: paths.agent_socket.clone(),
-                source,
-            })?;
+        let socket = local::listen(&paths.agent_socket).map_err(|source| AgentError::StateDir {
+            action: "listen on",
+            path: paths.agent_socket.clone(),
+            source,
+        })?;
         let readiness = serve::listen(self.ports.readiness).map_err(|(address, source)| {
             AgentError::Listen {
                 what: "readiness",

@@ -28,6 +28,11 @@ impl Backoff {
         self.failures = 0;
     }
 
+    /// Whether nothing failed since the last success.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.failures == 0
+    }
+
     /// After a failure: how long to wait.
     pub(crate) fn next_delay(&mut self) -> Duration {
         let full = self

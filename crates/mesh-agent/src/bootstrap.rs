@@ -61,7 +61,7 @@ pub(crate) fn node(config: &SidecarConfig) -> Node {
 /// Envoy's bootstrap, in JSON.
 ///
 /// Source: `envoy.config.bootstrap.v3.Bootstrap`.
-pub(crate) fn bootstrap(config: &SidecarConfig, paths: &Paths, ports: &Ports) -> Value {
+pub(crate) fn bootstrap(config: &SidecarConfig, paths: &Paths, ports: Ports) -> Value {
     let workload = &config.workload;
     json!({
         "node": {
@@ -188,7 +188,7 @@ fn admin_cluster(paths: &Paths) -> Value {
 }
 
 /// `/stats/prometheus` of the admin interface and nothing else of it, on both families.
-fn metrics_listener(ports: &Ports) -> Value {
+fn metrics_listener(ports: Ports) -> Value {
     let on = |address: &str| {
         json!({ "socket_address": {
             "address": address,
@@ -273,7 +273,7 @@ mod tests {
             "state_dir": "/var/lib/mesh/agent",
         }))
         .unwrap();
-        bootstrap(&config, &Paths::new(&config.state_dir), &Ports::default())
+        bootstrap(&config, &Paths::new(&config.state_dir), Ports::default())
     }
 
     #[test]
@@ -302,7 +302,9 @@ mod tests {
     #[test]
     fn only_the_metrics_of_admin_are_reachable_by_tcp() {
         let document = document();
-        let listeners = document["static_resources"]["listeners"].as_array().unwrap();
+        let listeners = document["static_resources"]["listeners"]
+            .as_array()
+            .unwrap();
         assert_eq!(listeners.len(), 1);
         let hosts = &listeners[0]["filter_chains"][0]["filters"][0]["typed_config"]["route_config"]
             ["virtual_hosts"];

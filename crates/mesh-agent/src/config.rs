@@ -4,7 +4,6 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mesh_identity::Fingerprint;
 use mesh_model::{Problem, Problems, SidecarConfig};
 
 /// The ports of the agent and of its Envoy that belong to no workload.
@@ -90,63 +89,22 @@ impl Paths {
     }
 }
 
-/// Everything that is wrong with `config`, at once.
+/// Everything that is wrong with `config`, at once: what the model finds, and what only an agent minds.
 ///
 /// # Errors
 ///
 /// The problems, each with the path of its field.
 pub fn validate(config: &SidecarConfig) -> Result<(), Problems> {
-    let mut problems = Problems::default();
-    if config.workload.addresses.is_empty() {
-        problems.push(Problem::new(
-            "workload.addresses",
-            "",
-            "a list of at least one address",
-        ));
-    }
-    for (field, addresses) in [("pilots", &config.pilots), ("cas", &config.cas)] {
-        if addresses.is_empty() {
-            problems.push(Problem::new(field, "", "a list of at least one `ip:port`"));
-        }
-        for (index, address) in addresses.iter().enumerate() {
-            if address.port() == 0 {
-                let path = format!("{field}[{index}]");
-                problems.push(Problem::new(path, address.to_string(), "an `ip:port`"));
-            }
-        }
-    }
-    if config.root_hashes.is_empty() {
-        problems.push(Problem::new(
-            "root_hashes",
-            "",
-            "a list of at least one SHA-256",
-        ));
-    }
-    for (index, hash) in config.root_hashes.iter().enumerate() {
-        if hash.parse::<Fingerprint>().is_err() {
-            problems.push(Problem::new(
-                format!("root_hashes[{index}]"),
-                hash,
-                "a SHA-256 in 64 hex digits",
-            ));
-        }
-    }
-    let longest = Paths::new(&config.state_dir).agent_socket;
-    if !config.state_dir.is_absolute() || longest.as_os_str().as_bytes().len() > SOCKET_PATH_MAX {
+    let mut problems = config.validate().err().unwrap_or_default();
+    let socket = Paths::new(&config.state_dir).agent_socket;
+    if socket.as_os_str().as_bytes().len() > SOCKET_PATH_MAX {
         problems.push(Problem::new(
             "state_dir",
             config.state_dir.display().to_string(),
             format!(
-                "an absolute path of at most {} bytes (the sockets in it have a limit)",
+                "a path of at most {} bytes (the sockets in it have a limit)",
                 SOCKET_PATH_MAX - "/agent.sock".len()
             ),
-        ));
-    }
-    if config.certificate_ttl_seconds == Some(0) {
-        problems.push(Problem::new(
-            "certificate_ttl_seconds",
-            "0",
-            "a number of seconds above 0",
         ));
     }
     problems.into_result(())
@@ -183,24 +141,10 @@ mod tests {
     #[test]
     fn every_problem_is_named_at_once() {
         let mut config = config();
-        config.workload.addresses.clear();
         config.pilots.clear();
-        config.cas = vec!["10.0.0.1:0".parse().unwrap()];
-        config.root_hashes = vec!["abc".to_owned()];
         config.state_dir = format!("/{}", "x".repeat(100)).into();
-        config.certificate_ttl_seconds = Some(0);
         let problems = validate(&config).unwrap_err();
         let paths: Vec<_> = problems.0.iter().map(|one| one.path.as_str()).collect();
-        assert_eq!(
-            paths,
-            [
-                "workload.addresses",
-                "pilots",
-                "cas[0]",
-                "root_hashes[0]",
-                "state_dir",
-                "certificate_ttl_seconds"
-            ]
-        );
+        assert_eq!(paths, ["pilots", "state_dir"]);
     }
 }

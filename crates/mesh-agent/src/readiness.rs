@@ -5,6 +5,7 @@ mod report;
 pub(crate) mod serve;
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use mesh_identity::CredentialStore;
 use mesh_model::Health;
-use serde::Deserialize;
+use mesh_netfilter::Verdict;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,7 @@ use crate::envoy::admin::Admin;
 use crate::names::NameTable;
 use crate::relay::Registered;
 use probe::Arrival;
-use report::{CertificateFacts, Facts, HealthTracker, Report, RulesFacts, Verdict};
+use report::{CertificateFacts, Facts, HealthTracker, Report, RulesFacts};
 
 /// What is looked at, and where the result is told.
 #[derive(Debug)]
@@ -61,12 +62,6 @@ pub(crate) struct Readiness {
     pub(crate) source: watch::Receiver<Option<SocketAddr>>,
     /// The name table.
     pub(crate) names: watch::Receiver<Arc<NameTable>>,
-}
-
-/// What the watcher of the rules writes; it writes more, which is for others.
-#[derive(Debug, Deserialize)]
-struct VerdictFile {
-    state: String,
 }
 
 impl Watcher {
@@ -126,7 +121,11 @@ impl Watcher {
             let changed = known.is_ready() != report.is_ready();
             if changed {
                 let text = report.text(false);
-                info!(ready = report.is_ready(), report = text.trim(), "readiness changed");
+                info!(
+                    ready = report.is_ready(),
+                    report = text.trim(),
+                    "readiness changed"
+                );
             }
             *known = report;
             changed
@@ -184,31 +183,29 @@ impl Readiness {
                 .map(ToString::to_string)
                 .collect();
             let source = *self.source.borrow();
-            text += &format!(
-                "envoy process: {}, started {} times\nregistered with: {}\nconfiguration from: {}\nnames: {}\n",
-                envoy.id.map_or("none".to_owned(), |id| id.to_string()),
-                envoy.starts,
-                registered.join(", "),
-                source.map_or("the accepted one".to_owned(), |source| source.to_string()),
-                self.names.borrow().len(),
-            );
+            let process = envoy
+                .id
+                .map_or_else(|| "none".to_owned(), |id| id.to_string());
+            let source =
+                source.map_or_else(|| "the accepted one".to_owned(), |one| one.to_string());
+            let more = [
+                format!("envoy process: {process}, starts: {}", envoy.starts),
+                format!("registered with: {}", registered.join(", ")),
+                format!("configuration from: {source}"),
+                format!("names: {}\n", self.names.borrow().len()),
+            ];
+            text.push_str(&more.join("\n"));
         }
         (report.is_ready(), text)
     }
 }
 
 async fn read_verdict(file: &Path) -> Result<Verdict, String> {
-    let unknown = |error: &dyn std::fmt::Display| format!("no verdict at {}: {error}", file.display());
-    let metadata = tokio::fs::metadata(file).await;
-    let written = metadata.and_then(|metadata| metadata.modified());
-    let written = written.map_err(|error| unknown(&error))?;
-    let text = tokio::fs::read(file).await.map_err(|error| unknown(&error))?;
-    let verdict: VerdictFile = serde_json::from_slice(&text).map_err(|error| unknown(&error))?;
-    Ok(Verdict {
-        state: verdict.state,
-        // A file from the future is as new as can be.
-        age: written.elapsed().unwrap_or_default(),
-    })
+    let unknown = |error: &dyn Display| format!("no verdict at {}: {error}", file.display());
+    let text = tokio::fs::read(file)
+        .await
+        .map_err(|error| unknown(&error))?;
+    serde_json::from_slice(&text).map_err(|error| unknown(&error))
 }
 
 /// While something is missing it may come at any moment, and the application waits for it.

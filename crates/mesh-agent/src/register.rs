@@ -1,6 +1,5 @@
 //! Registration with every replica of Pilot: a stream to each that lives as long as the workload.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,20 +66,21 @@ impl Registration {
             let tls = ClientTls::mutual(self.store.clone(), self.pilot_identity.clone());
             let channel = mesh_identity::transport::channel(address, tls);
             let end = self.connect(address, channel).await;
-            self.registered.send_if_modified(|registered| registered.remove(&address).is_some());
+            self.registered
+                .send_if_modified(|registered| registered.remove(&address).is_some());
             if begun.elapsed() > STABLE {
                 backoff.reset();
             }
+            let is_news = backoff.is_fresh();
             let delay = backoff.next_delay();
-            // A replica that is down is no news at each attempt; the first one says it.
-            let error = end.err();
-            warn!(
-                pilot = %address,
-                code = error.as_ref().map(|status| tracing::field::debug(status.code())),
-                reason = error.as_ref().map(chain),
-                retry_in = ?delay,
-                "not registered with pilot"
-            );
+            let reason =
+                end.map_or_else(|status| chain(&status), |()| "pilot closed it".to_owned());
+            // A replica that stays down is no news at each attempt.
+            if is_news {
+                warn!(pilot = %address, reason, retry_in = ?delay, "not registered with pilot");
+            } else {
+                debug!(pilot = %address, reason, retry_in = ?delay, "not registered with pilot");
+            }
             sleep(delay).await;
         }
     }
@@ -213,8 +213,12 @@ fn chain(status: &Status) -> String {
     let mut text = status.message().to_owned();
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
-        // Writing to a string cannot fail.
-        write!(text, ": {error}").ok();
+        let more = error.to_string();
+        // Some layers repeat the cause in their own message.
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
         cause = error.source();
     }
     text

@@ -99,8 +99,12 @@ struct Running {
     persist_at: Option<Instant>,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "an event is taken as soon as it is there; boxing each would cost more than the move"
+)]
 enum Event {
-    Envoy(Option<EnvoyConnection>),
+    Envoy(EnvoyConnection),
     Request(Option<DeltaDiscoveryRequest>),
     Open(SocketAddr, Channel),
     Opened(Result<Streaming<DeltaDiscoveryResponse>, Status>),
@@ -143,7 +147,7 @@ impl Running {
         let envoy_is_slow = self.session.in_flight() >= IN_FLIGHT_MAX;
         let freezes = self.relay.freeze.is_cancelled();
         tokio::select! {
-            connection = self.relay.envoys.recv() => Event::Envoy(connection),
+            Some(connection) = self.relay.envoys.recv() => Event::Envoy(connection),
             request = next_request(&mut self.envoy) => Event::Request(request),
             event = next_of_pilot(&mut self.pilot, &mut self.relay.pilots, self.failed, &self.relay.node.id),
                 if !envoy_is_slow => event,
@@ -154,13 +158,11 @@ impl Running {
 
     async fn take(&mut self, event: Event) {
         match event {
-            Event::Envoy(Some(connection)) => {
+            Event::Envoy(connection) => {
                 // The former stream is closed by dropping it.
                 self.envoy = Some(connection);
                 self.step(Input::EnvoyConnected);
             }
-            // The socket is gone for good: what is to come is the end.
-            Event::Envoy(None) => pending().await,
             Event::Request(Some(request)) => self.step(Input::FromEnvoy(request)),
             Event::Request(None) => {
                 self.envoy = None;
@@ -168,7 +170,6 @@ impl Running {
             }
             Event::Open(address, channel) => self.open(address, channel),
             Event::Opened(Ok(responses)) => self.opened(responses),
-            Event::Opened(Err(status)) => self.lost(&status),
             Event::Response(Ok(Some(response))) => {
                 // A stream that brought something is a good one.
                 self.backoff.reset();
@@ -176,9 +177,8 @@ impl Running {
                 self.step(Input::FromPilot(response));
             }
             Event::Response(Ok(None)) => self.lost(&Status::ok("closed by pilot")),
-            Event::Response(Err(status)) => self.lost(&status),
-            Event::Persist => self.persist().await,
-            Event::Freeze => self.persist().await,
+            Event::Opened(Err(status)) | Event::Response(Err(status)) => self.lost(&status),
+            Event::Persist | Event::Freeze => self.persist().await,
         }
     }
 
@@ -258,22 +258,38 @@ impl Running {
                     drop(requests.send(request));
                 }
             }
+            // An ending agent needs no more configuration.
+            Output::RestartPilot if self.relay.freeze.is_cancelled() => {
+                self.pilot = Pilot::Away(Instant::now() + RETRY_MAX);
+            }
             Output::RestartPilot => self.pilot = Pilot::away(),
             Output::AcceptedChanged => self.plan_to_persist(),
             Output::NamesChanged => self.tell_names(true),
             Output::NotRelayed(type_url) => {
-                warn!(kind = short(&type_url), "envoy asked for what is not relayed");
+                warn!(
+                    kind = short(&type_url),
+                    "envoy asked for what is not relayed"
+                );
             }
             Output::Refused { type_url, reason } => {
-                warn!(kind = short(&type_url), reason, "envoy refused configuration");
+                warn!(
+                    kind = short(&type_url),
+                    reason, "envoy refused configuration"
+                );
             }
         }
     }
 
     fn tell_names(&self, from_pilot: bool) {
-        let mut names = self.session.accepted().resources(&Name::type_url()).peekable();
+        let mut names = self
+            .session
+            .accepted()
+            .resources(&Name::type_url())
+            .peekable();
         if from_pilot || names.peek().is_some() {
-            self.relay.names.send_replace(Arc::new(NameTable::new(names)));
+            self.relay
+                .names
+                .send_replace(Arc::new(NameTable::new(names)));
         }
     }
 

@@ -95,7 +95,7 @@ impl Sds {
                             return;
                         }
                     },
-                    changed = changes.changed() => if changed.is_err() {
+                    rotation = changes.changed() => if rotation.is_err() {
                         return;
                     },
                     () = sender.closed() => return,

@@ -145,3 +145,40 @@ impl From<SpiffeId> for String {
         id.to_string()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_istios_form_is_an_identity() {
+        for text in [
+            "",
+            "cluster.local/ns/shop/sa/web",
+            "spiffe://cluster.local",
+            "spiffe:///ns/shop/sa/web",
+            "spiffe://cluster.local/ns/shop/sa/",
+            "spiffe://cluster.local/ns//sa/web",
+            "spiffe://cluster.local/ns/shop/sa/web/x",
+            "spiffe://cluster.local/ns/Shop/sa/web",
+            "spiffe://cluster.local/sa/web/ns/shop",
+            "spiffe://Cluster.local/ns/shop/sa/web",
+            "spiffe://cluster.local:80/ns/shop/sa/web",
+            "SPIFFE://cluster.local/ns/shop/sa/web",
+            "spiffe://cluster.local/ns/shop/sa/web?x",
+        ] {
+            assert!(text.parse::<SpiffeId>().is_err(), "{text}");
+        }
+        let id: SpiffeId = "spiffe://cluster.local/ns/shop/sa/web.v1".parse().unwrap();
+        assert_eq!(id.trust_domain, TrustDomain::default());
+        assert_eq!(id.service_account.as_str(), "web.v1");
+    }
+
+    #[test]
+    fn an_identity_is_text_in_json() {
+        let text = "\"spiffe://cluster.local/ns/shop/sa/web\"";
+        let id: SpiffeId = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&id).unwrap(), text);
+        assert!(serde_json::from_str::<TrustDomain>("\"a b\"").is_err());
+    }
+}

@@ -4,10 +4,20 @@
 //!
 //! ```text
 //! Workload ──declares──► Service ◄──names── VirtualService, DestinationRule, ServiceEntry
-//!    │ runs as                                        (module `istio`)
-//!    ▼
-//! SpiffeId ◄──speak of── PeerAuthentication, AuthorizationPolicy
+//!    │ runs as              │                       (module `istio`)
+//!    ▼                      ▼
+//! SpiffeId              VirtualAddresses
+//!    ▲
+//!    └──speak of── PeerAuthentication, AuthorizationPolicy
 //! ```
+//!
+//! Input becomes values of these types at the edge, once: names by `FromStr`, a workload by
+//! [`Workload::validate`], an object of Istio's by [`istio::check`], which says everything that is
+//! wrong with it at once. Decisions take such values and say why: [`route`] where a request goes,
+//! [`destination`] how a host is reached, [`authorization`] who may call, [`mutual_tls`] who may
+//! call in plaintext, [`virtual_address`] what names resolve to.
+//!
+//! The feature `schema` adds `OpenAPI` schemas of Istio's kinds.
 
 pub mod authorization;
 pub mod destination;
@@ -28,6 +38,9 @@ pub mod sidecar;
 pub mod virtual_address;
 pub mod workload;
 
+#[cfg(test)]
+mod testing;
+
 pub use identity::{SpiffeId, TrustDomain};
 pub use kind::{Cell, Column, KINDS, Kind};
 pub use name::{Host, Namespace, ServiceAccount, ServiceName, WorkloadId};
@@ -37,3 +50,8 @@ pub use request::HttpRequest;
 pub use service::{Endpoint, Protocol, Service, ServicePort};
 pub use sidecar::SidecarConfig;
 pub use workload::{Health, Workload, WorkloadPort, WorkloadService};
+
+/// The examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

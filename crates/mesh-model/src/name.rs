@@ -165,3 +165,94 @@ fn is_workload_id(text: &str) -> bool {
             byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-/".contains(&byte)
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_those_of_dns() {
+        let long = "a".repeat(63);
+        for text in ["a", "0", "a-b", "a--b", long.as_str()] {
+            assert!(text.parse::<Namespace>().is_ok(), "{text}");
+            assert!(text.parse::<ServiceName>().is_ok(), "{text}");
+        }
+        let longer = "a".repeat(64);
+        for text in [
+            "",
+            "-a",
+            "a-",
+            "A",
+            "a.b",
+            "a_b",
+            "a b",
+            "\u{e4}",
+            longer.as_str(),
+        ] {
+            assert!(text.parse::<Namespace>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_host_may_begin_with_a_star_and_has_at_most_253_characters() {
+        let long = [
+            &"a".repeat(63),
+            &"b".repeat(63),
+            &"c".repeat(63),
+            &"d".repeat(61),
+        ]
+        .map(String::as_str)
+        .join(".");
+        assert_eq!(long.len(), 253);
+        for text in ["a", "a.b", "*.a", "*.a.b", "10.0.0.1", long.as_str()] {
+            assert!(text.parse::<Host>().is_ok(), "{text}");
+        }
+        let longer = format!("{long}d");
+        for text in [
+            "",
+            "*",
+            "*a",
+            "a.*",
+            "*.*.a",
+            "a..b",
+            ".a",
+            "a.",
+            "A.b",
+            longer.as_str(),
+        ] {
+            assert!(text.parse::<Host>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn istios_domains_have_either_case_and_stars_in_the_first_label() {
+        for text in ["*", "*.a", "*a", "*-a.b", "A.b", "a"] {
+            assert!(is_wildcard_domain(text), "{text}");
+        }
+        for text in ["", "**", "*.*", "a.*", "a*", "*.", "*--", "a..b", "a_b"] {
+            assert!(!is_wildcard_domain(text), "{text}");
+        }
+        assert!(is_domain("A.b") && !is_domain("*.b") && !is_domain(""));
+    }
+
+    #[test]
+    fn a_name_is_checked_when_it_is_read_from_json() {
+        let error = serde_json::from_str::<Namespace>("\"a b\"").unwrap_err();
+        assert!(
+            error.to_string().contains("`a b` is not a DNS label"),
+            "{error}"
+        );
+        let host: Host = serde_json::from_str("\"a.b\"").unwrap();
+        assert_eq!(serde_json::to_string(&host).unwrap(), "\"a.b\"");
+    }
+
+    #[test]
+    fn a_workload_id_is_what_registries_have() {
+        for text in ["shop/web-1", "0b6e4c1a-72/reviews", "f00d"] {
+            assert!(text.parse::<WorkloadId>().is_ok(), "{text}");
+        }
+        for text in ["", "A", "a b", "a\n"] {
+            assert!(text.parse::<WorkloadId>().is_err(), "{text:?}");
+        }
+    }
+}

@@ -13,8 +13,8 @@ use crate::Problem;
 
 /// A regular expression in the part of RE2's syntax that Rust's `regex` reads alike.
 ///
-/// Not taken, though RE2 has it: `\C`, `\Q…\E`, a literal `{`, and `\p{…}` with the name of a
-/// script.
+/// Not taken, though RE2 has it: `\B`, `\C`, `\Q…\E`, octal escapes, a `{` that begins no
+/// repetition, `&&` in a class, and `\p{…}` with the name of a script.
 /// Source: <https://github.com/google/re2/wiki/Syntax>.
 ///
 /// ```

@@ -265,7 +265,7 @@ pub fn route_tcp<'a>(
         object: ObjectRef::from(&object.metadata),
         route: candidate.index,
         name: String::new(),
-        condition: candidate.conditions.map(|_| 0),
+        condition: None,
     };
     Decision {
         action: Action::Forward(Box::new(forward)),
@@ -324,7 +324,6 @@ fn candidates<'a, R, M>(
             .filter(|condition| holds(condition))
             .collect();
         if matches.is_empty() || conditions.iter().any(|condition| is_settled(condition)) {
-            // Kept apart from "no conditions" only by who reads them.
             found.push(Candidate {
                 index,
                 route,

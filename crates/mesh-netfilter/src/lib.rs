@@ -9,7 +9,7 @@
 //!                            └─ to_netlink ─► one transaction ──Engine──► kernel
 //! ```
 //!
-//! Everything but [`Engine`] is pure: no file, no clock, no system call.
+//! Everything but `Engine` is pure: no file, no clock, no system call.
 //!
 //! ```
 //! use mesh_netfilter::{Plan, Policy};
@@ -19,7 +19,7 @@
 //! ```
 //!
 //! # Features
-//! - `apply`: [`Engine`], which talks to the kernel. Linux only.
+//! - `apply`: `Engine`, which talks to the kernel. Linux only.
 //! - `serde`: policies from and to JSON and the like; plans, reports and verdicts to it.
 //!
 //! # Out of scope
@@ -64,3 +64,8 @@ pub use self::policy::{
 pub use self::port::{Port, PortRange, PortSet};
 pub use self::problem::{Problem, Problems};
 pub use self::verdict::{RuleState, Verdict};
+
+/// The example of the README is tested with the rest.
+#[cfg(all(doctest, feature = "apply"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -72,3 +72,12 @@ fn no_two_cases_have_the_same_fingerprint() {
     fingerprints.dedup();
     assert_eq!(fingerprints.len(), all);
 }
+
+#[test]
+fn the_policy_in_the_readme_is_valid() {
+    let readme = include_str!("../README.md");
+    let json = readme.split("```json").nth(1).unwrap();
+    let json = json.split("```").next().unwrap();
+    let policy: Policy = serde_json::from_str(json).unwrap();
+    assert!(policy.inbound().is_some() && policy.outbound().is_some() && policy.dns().is_some());
+}

@@ -126,11 +126,7 @@ async fn start(
     for unit in units {
         runtime.create_unit(group, unit).await?;
     }
-    start_units(runtime, group, units, limit).await?;
-    for unit in units {
-        runtime.wait_ready(group, &unit.name, limit).await?;
-    }
-    Ok(())
+    start_units(runtime, group, units, limit).await
 }
 
 async fn log_of(runtime: &dyn Runtime, error: &RuntimeError) -> String {

@@ -6,6 +6,10 @@
 //! enrol ◄── InjectedGroup ◄── inject(Application, MeshFacts), a pure function
 //! ```
 
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct Readme;
+
 mod capability;
 mod enrol;
 mod error;

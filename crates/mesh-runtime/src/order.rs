@@ -58,7 +58,8 @@ pub fn order(units: &[UnitSpec]) -> Result<Vec<&UnitSpec>, Problems> {
     Ok(ordered)
 }
 
-/// Starts the units of a group in their order, each after what it depends on.
+/// Starts the units of a group in their order, each after what it depends on; returns when all are
+/// ready. `limit` holds for each wait.
 ///
 /// # Errors
 ///
@@ -84,7 +85,7 @@ pub async fn start_group(
     start_units(runtime, group, &units, limit).await
 }
 
-/// Starts these units of a group in their order, each after what it depends on.
+/// Starts these units of a group in their order; returns when all are ready.
 pub(crate) async fn start_units(
     runtime: &dyn Runtime,
     group: &Name,
@@ -107,6 +108,10 @@ pub(crate) async fn start_units(
             .await?;
         }
         runtime.start_unit(group, &unit.name).await?;
+    }
+    // Where readiness is not asked for, running was enough, and may be over already.
+    for unit in units.iter().filter(|unit| unit.readiness.is_some()) {
+        runtime.wait_ready(group, &unit.name, limit).await?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! nothing in memory: everything is in files below its root directory, in names of links and
 //! cgroups, and in the kernel, so that any later process goes on where an earlier one stopped.
 //!
-//! It needs root, and Linux 5.4 or later.
+//! It needs root, IPv6, and Linux 5.11 or later.
 
 mod address;
 mod adopt;
@@ -22,6 +22,7 @@ mod network;
 pub(crate) mod record;
 pub mod supervisor;
 mod unit;
+mod wait;
 mod watch;
 
 use std::collections::BTreeMap;

@@ -80,12 +80,7 @@ impl Admin {
         self.ask(Method::POST, path, READY_PATIENCE).await.map(drop)
     }
 
-    async fn ask(
-        &self,
-        method: Method,
-        path: &str,
-        limit: Duration,
-    ) -> Result<Bytes, AdminError> {
+    async fn ask(&self, method: Method, path: &str, limit: Duration) -> Result<Bytes, AdminError> {
         timeout(limit, self.exchange(method, path))
             .await
             .unwrap_or_else(|_elapsed| {

@@ -167,10 +167,15 @@ fn command(program: &Path, arguments: Vec<OsString>) -> io::Result<Command> {
             Ok(())
         } else {
             // The agent died in between: no signal will come.
-            Err(io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error()))
+            Err(io::Error::from_raw_os_error(
+                rustix::io::Errno::SRCH.raw_os_error(),
+            ))
         }
     };
-    #[expect(unsafe_code, reason = "only the child itself can ask for its death signal")]
+    #[expect(
+        unsafe_code,
+        reason = "only the child itself can ask for its death signal"
+    )]
     // SAFETY: the closure runs between fork and exec and only makes two system calls
     // (prctl and getppid); it allocates nothing and takes no lock.
     unsafe {

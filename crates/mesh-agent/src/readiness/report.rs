@@ -1,9 +1,9 @@
 //! Whether a sidecar is ready, and what is missing: a decision on facts.
 
-use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
 use mesh_model::Health;
+use mesh_netfilter::{RuleState, Verdict};
 
 /// What was found out.
 #[derive(Clone, Debug)]
@@ -36,15 +36,6 @@ pub(crate) struct RulesFacts {
     pub(crate) verdict: Result<Verdict, String>,
     /// Whether a call to the workload's own address arrived at Envoy, or why that is not known.
     pub(crate) self_call: Result<(), String>,
-}
-
-/// What the watcher of the rules wrote.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Verdict {
-    /// `intact`, or what else it found.
-    pub(crate) state: String,
-    /// How long ago.
-    pub(crate) age: Duration,
 }
 
 /// What readiness consists of, each part with what is missing.
@@ -84,7 +75,7 @@ impl Report {
         if let Some(rules) = &facts.rules {
             parts.push(Part {
                 name: "rules",
-                state: verdict(&rules.verdict, verdict_age),
+                state: verdict(&rules.verdict, now, verdict_age),
             });
             parts.push(Part {
                 name: "inbound",
@@ -117,12 +108,11 @@ impl Report {
         };
         for Part { name, state } in &self.parts {
             let line = match state {
-                Ok(details) if verbose => writeln!(text, "{name}: ok, {details}"),
-                Ok(_) => writeln!(text, "{name}: ok"),
-                Err(missing) => writeln!(text, "{name}: missing, {missing}"),
+                Ok(details) if verbose => format!("{name}: ok, {details}\n"),
+                Ok(_) => format!("{name}: ok\n"),
+                Err(missing) => format!("{name}: missing, {missing}\n"),
             };
-            // Writing to a string cannot fail.
-            line.ok();
+            text.push_str(&line);
         }
         text
     }
@@ -158,29 +148,36 @@ fn certificate(facts: Option<&CertificateFacts>, now: SystemTime) -> Result<Stri
     }
 }
 
-fn verdict(verdict: &Result<Verdict, String>, verdict_age: Duration) -> Result<String, String> {
+fn verdict(
+    verdict: &Result<Verdict, String>,
+    now: SystemTime,
+    verdict_age: Duration,
+) -> Result<String, String> {
     let verdict = verdict.as_ref().map_err(Clone::clone)?;
-    if verdict.age > verdict_age {
+    let at = SystemTime::UNIX_EPOCH + Duration::from_secs(verdict.at);
+    // A verdict from the future is as new as can be.
+    let age = now.duration_since(at).unwrap_or_default();
+    if age > verdict_age {
+        let age = age.as_secs();
         return Err(format!(
-            "the last verdict is {} s old, nobody watches them",
-            verdict.age.as_secs()
+            "the last verdict is {age} s old, nobody watches them"
         ));
     }
-    if verdict.state == INTACT {
-        Ok(INTACT.to_owned())
-    } else {
-        Err(format!("they are {}", verdict.state))
+    let state = verdict.state.as_str();
+    match verdict.state {
+        RuleState::Intact => Ok(state.to_owned()),
+        _ if verdict.drifts.is_empty() => Err(format!("they are {state}")),
+        _ => Err(format!("they are {state}: {}", verdict.drifts.join("; "))),
     }
 }
 
-/// The one good state of the rules.
-const INTACT: &str = "intact";
 /// Looks in a row after which health is lost.
 const MISSES: u32 = 2;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use Health::{Healthy, Starting, Unhealthy};
 
     const AGE: Duration = Duration::from_secs(10);
 
@@ -197,10 +194,7 @@ mod tests {
             }),
             envoy: Ok(()),
             rules: Some(RulesFacts {
-                verdict: Ok(Verdict {
-                    state: "intact".to_owned(),
-                    age: Duration::from_secs(1),
-                }),
+                verdict: Ok(Verdict::next(None, RuleState::Intact, Vec::new(), 999_999)),
                 self_call: Ok(()),
             }),
             leaving: false,
@@ -213,7 +207,9 @@ mod tests {
         let report = Report::new(&facts, now(), AGE);
         assert!(!report.is_ready());
         let text = report.text(false);
-        text.lines().filter(|line| line.contains("missing")).collect()
+        text.lines()
+            .filter(|line| line.contains("missing"))
+            .collect()
     }
 
     #[test]
@@ -221,7 +217,10 @@ mod tests {
         let report = Report::new(&well(), now(), AGE);
         assert!(report.is_ready());
         let text = report.text(false);
-        assert_eq!(text, "ready\ncertificate: ok\nenvoy: ok\nrules: ok\ninbound: ok\n");
+        assert_eq!(
+            text,
+            "ready\ncertificate: ok\nenvoy: ok\nrules: ok\ninbound: ok\n"
+        );
         assert!(report.text(true).contains("serial 1a, 60 s left"));
     }
 
@@ -232,9 +231,8 @@ mod tests {
 
     #[test]
     fn each_part_can_be_missing() {
-        let rules = |change: fn(&mut RulesFacts)| {
-            missing(|facts| change(facts.rules.as_mut().unwrap()))
-        };
+        let rules =
+            |change: fn(&mut RulesFacts)| missing(|facts| change(facts.rules.as_mut().unwrap()));
         assert_eq!(
             missing(|facts| facts.certificate = None),
             "certificate: missing, there is none yet"
@@ -248,11 +246,11 @@ mod tests {
             "envoy: missing, it is INITIALIZING"
         );
         assert_eq!(
-            rules(|rules| rules.verdict.as_mut().unwrap().state = "drifted".to_owned()),
+            rules(|rules| rules.verdict.as_mut().unwrap().state = RuleState::Drifted),
             "rules: missing, they are drifted"
         );
         assert_eq!(
-            rules(|rules| rules.verdict.as_mut().unwrap().age = Duration::from_secs(11)),
+            rules(|rules| rules.verdict.as_mut().unwrap().at = 999_989),
             "rules: missing, the last verdict is 11 s old, nobody watches them"
         );
         assert_eq!(
@@ -269,11 +267,15 @@ mod tests {
     fn health_begins_at_the_first_readiness_and_outlives_one_miss() {
         let mut tracker = HealthTracker::default();
         let looks = [false, true, false, true, false, false, true];
-        let healths: Vec<_> = looks.iter().map(|&ready| tracker.look(ready, false)).collect();
-        use Health::{Healthy, Starting, Unhealthy};
+        let healths: Vec<_> = looks
+            .iter()
+            .map(|&ready| tracker.look(ready, false))
+            .collect();
         assert_eq!(
             healths,
-            [Starting, Healthy, Healthy, Healthy, Healthy, Unhealthy, Healthy]
+            [
+                Starting, Healthy, Healthy, Healthy, Healthy, Unhealthy, Healthy
+            ]
         );
         assert_eq!(tracker.look(true, true), Unhealthy);
     }

@@ -53,9 +53,12 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 fn has_no_v6(error: &io::Error) -> bool {
     let code = error.raw_os_error();
-    [rustix::io::Errno::AFNOSUPPORT, rustix::io::Errno::ADDRNOTAVAIL]
-        .iter()
-        .any(|known| code == Some(known.raw_os_error()))
+    [
+        rustix::io::Errno::AFNOSUPPORT,
+        rustix::io::Errno::ADDRNOTAVAIL,
+    ]
+    .iter()
+    .any(|known| code == Some(known.raw_os_error()))
 }
 
 /// Serves until `stop`.
@@ -94,9 +97,8 @@ async fn accept(listener: TcpListener, readiness: Readiness) {
                 .header_read_timeout(HEADER_PATIENCE)
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
-            match timeout(CONNECTION_PATIENCE, served).await {
-                Ok(Err(error)) => debug!(%error, "a connection for readiness broke"),
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(error)) = timeout(CONNECTION_PATIENCE, served).await {
+                debug!(%error, "a connection for readiness broke");
             }
             drop(permit);
         });

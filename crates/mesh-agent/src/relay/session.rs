@@ -34,6 +34,10 @@ use super::accepted::{Accepted, AcceptedType};
 
 /// Something happened.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a message is moved in once; boxing each would cost more than the move"
+)]
 pub(crate) enum Input {
     /// Envoy opened a stream; a former one is over.
     EnvoyConnected,
@@ -51,6 +55,10 @@ pub(crate) enum Input {
 
 /// Something is to be done.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a message is moved out once; boxing each would cost more than the move"
+)]
 #[must_use]
 pub(crate) enum Output {
     /// Send this on Envoy's stream.
@@ -255,7 +263,6 @@ impl Session {
         if envoy.types.contains_key(&type_url) {
             self.continue_type(request, outputs);
         } else {
-            envoy.types.insert(type_url, Live::default());
             self.begin_type(&request, outputs);
         }
     }
@@ -285,8 +292,7 @@ impl Session {
         let nothing = AcceptedType::default();
         let known = self.accepted.0.get(type_url);
         let guess_absent = !self.pilot && !envoy.pilot_spoke;
-        let (resources, removed) =
-            answer_first(live, known.unwrap_or(&nothing), has, guess_absent);
+        let (resources, removed) = answer_first(live, known.unwrap_or(&nothing), has, guess_absent);
         // Envoy waits for an answer to its first wildcard request, an empty one if need be.
         let waits = known.is_some() && live.subscription.wildcard && has.is_empty();
         if waits || !resources.is_empty() || !removed.is_empty() {
@@ -396,6 +402,9 @@ impl Session {
             ..Default::default()
         });
         if error_detail.is_none() {
+            let first = !self.accepted.0.contains_key(&Name::type_url());
+            let is_change =
+                !response.resources.is_empty() || !response.removed_resources.is_empty();
             let accepted = self.accepted.0.entry(Name::type_url()).or_default();
             for resource in response.resources {
                 accepted.insert(resource);
@@ -403,8 +412,10 @@ impl Session {
             for name in &response.removed_resources {
                 accepted.resources.remove(name);
             }
-            outputs.push(Output::NamesChanged);
-            outputs.push(Output::AcceptedChanged);
+            if first || is_change {
+                outputs.push(Output::NamesChanged);
+                outputs.push(Output::AcceptedChanged);
+            }
         }
         outputs.push(Output::ToPilot(DeltaDiscoveryRequest {
             type_url: Name::type_url(),
@@ -686,7 +697,10 @@ fn answer_later(
             .rev()
             .find(|sent| sent.names().any(|other| other == name));
         let newest = match pending {
-            Some(sent) => sent.resources.iter().find(|resource| &resource.name == name),
+            Some(sent) => sent
+                .resources
+                .iter()
+                .find(|resource| &resource.name == name),
             None => accepted.resources.get(name),
         };
         if let Some(resource) = newest {
@@ -743,8 +757,7 @@ const WILDCARD: &str = "*";
 /// different, or removes what is gone, and so makes certain what Envoy holds.
 pub(crate) const UNCERTAIN: &str = "0";
 /// Secrets come from the agent itself and must never reach the disk through here.
-const SECRET_URL: &str =
-    "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+const SECRET_URL: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 /// Ends of the type URLs in the order of sending.
 const ORDER: [&str; 4] = [
     ".Cluster",

@@ -62,18 +62,25 @@ pub(crate) async fn run(args: &Args) -> Outcome {
     };
     let group = Plan::group()?;
     engine.create_group(&group).await.map_err(of)?;
-    for unit in plan.units()? {
-        let state = match engine.create_unit(&group.name, &unit).await.map_err(of)? {
+    let units = plan.units()?;
+    for unit in &units {
+        let state = match engine.create_unit(&group.name, unit).await.map_err(of)? {
             Creation::Created => "created",
             Creation::Exists => "is there",
         };
         eprintln!("{}: {state}", unit.name);
     }
+    let hint = format!("see `mesh logs {}`", group.name);
+    let late = |error: mesh_runtime::RuntimeError| Failure::of(&error).with_hint(&hint);
     start_group(&engine, &group.name, PATIENCE)
         .await
-        .map_err(|error| {
-            Failure::of(&error).with_hint(format!("see `mesh logs {}`", group.name))
-        })?;
+        .map_err(late)?;
+    for unit in &units {
+        engine
+            .wait_ready(&group.name, &unit.name, PATIENCE)
+            .await
+            .map_err(late)?;
+    }
 
     let file = home.join("kubeconfig");
     let client = connect::client(&file).await?;

@@ -184,7 +184,7 @@ impl Mesh {
             .hosts()
             .filter(|host| !self.entries.contains_key(host) && !self.unaddressed.contains(host))
             // Services of the mesh are called at their addresses, whose routes stand there.
-            .filter(|host| !host.as_str().ends_with(".mesh"))
+            .filter(|host| host.as_str().rsplit('.').next() != Some("mesh"))
             .filter(|host| self.virtual_service(host, from).is_some())
     }
 }

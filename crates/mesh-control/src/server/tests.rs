@@ -1,6 +1,7 @@
 //! The whole control plane in this process, on loopback, with the real API server and its RBAC.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
@@ -76,19 +77,13 @@ impl Plane {
     }
 }
 
-/// Ports that nobody has now; taken by the test a moment later.
-fn ports() -> Listen {
-    let free: Vec<SocketAddr> = [(); 4]
-        .map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
-        .iter()
-        .map(|listener| listener.local_addr().unwrap())
-        .collect();
-    Listen {
-        api: vec![free[0]],
-        grpc: free[1],
-        mixer: free[2],
-        metrics: free[3],
-    }
+/// The usual ports at a loopback address that no other test has: free ports of one address would
+/// be taken by outgoing connections sooner or later.
+fn place() -> Listen {
+    static PLACES: AtomicU16 = AtomicU16::new(1);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let [_, place] = PLACES.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    Listen::at(Ipv4Addr::new(127, high | 0x80, low, place).into())
 }
 
 /// Status and body of a plain HTTP answer, if there is one.
@@ -160,7 +155,7 @@ async fn ask(proof: Proof, cas: &[SocketAddr]) -> Result<Credentials, RequestErr
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_roles_in_one_process_serve_a_workload() {
     let home = tempfile::tempdir().unwrap();
-    let mut plane = Plane::start(&home, ports(), "api,ca,pilot,mixer");
+    let mut plane = Plane::start(&home, place(), "api,ca,pilot,mixer");
     let report = plane.ready().await;
     let roles = json!({"api": "ready", "ca": "ready", "pilot": "ready", "mixer": "ready"});
     assert_eq!(report["roles"], roles);
@@ -232,17 +227,18 @@ async fn all_roles_in_one_process_serve_a_workload() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn roles_apart_wait_for_each_other_and_come_back() {
     let home = tempfile::tempdir().unwrap();
-    let listen = ports();
-    let api_only = |metrics| Listen {
+    let listen = place();
+    // Processes of one machine cannot share the port of metrics.
+    let beside = |metrics| Listen {
         metrics,
         ..listen.clone()
     };
-    let mut api = Plane::start(&home, api_only(ports().metrics), "api");
+    let mut api = Plane::start(&home, beside(place().metrics), "api");
     api.ready().await;
 
     // The Mixer starts before the CA; it waits.
-    let mut mixer = Plane::start(&home, api_only(ports().metrics), "mixer");
-    let mut ca = Plane::start(&home, api_only(ports().metrics), "ca");
+    let mut mixer = Plane::start(&home, beside(place().metrics), "mixer");
+    let mut ca = Plane::start(&home, beside(place().metrics), "ca");
     ca.ready().await;
     mixer.ready().await;
     let admin = admin(&home).await;
@@ -253,8 +249,8 @@ async fn roles_apart_wait_for_each_other_and_come_back() {
     mixer.stop().await.unwrap();
     api.stop().await.unwrap();
     closed(&home).await;
-    let mut ca = Plane::start(&home, api_only(ports().metrics), "ca");
-    let mut api = Plane::start(&home, api_only(ports().metrics), "api");
+    let mut ca = Plane::start(&home, beside(place().metrics), "ca");
+    let mut api = Plane::start(&home, beside(place().metrics), "api");
     api.ready().await;
     ca.ready().await;
     let after = Rendezvous::read(&admin.client).await.unwrap();
@@ -266,7 +262,7 @@ async fn roles_apart_wait_for_each_other_and_come_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_ca_may_read_the_root() {
     let home = tempfile::tempdir().unwrap();
-    let mut plane = Plane::start(&home, ports(), "api,ca");
+    let mut plane = Plane::start(&home, place(), "api,ca");
     plane.ready().await;
     for (role, may) in [("ca", true), ("pilot", false), ("mixer", false)] {
         let path = home.path().join(format!("{role}.kubeconfig"));
@@ -280,7 +276,7 @@ async fn only_the_ca_may_read_the_root() {
 #[tokio::test]
 async fn an_address_that_is_taken_is_named() {
     let home = tempfile::tempdir().unwrap();
-    let listen = ports();
+    let listen = place();
     let _taken = TcpListener::bind(listen.metrics).unwrap();
     let plane = Plane::start(&home, listen.clone(), "mixer");
     let error = plane.running.await.unwrap().unwrap_err();
@@ -297,7 +293,7 @@ async fn an_address_that_is_taken_is_named() {
 #[tokio::test]
 async fn a_role_without_kubeconfig_says_what_to_do() {
     let home = tempfile::tempdir().unwrap();
-    let plane = Plane::start(&home, ports(), "ca");
+    let plane = Plane::start(&home, place(), "ca");
     let error = plane.running.await.unwrap().unwrap_err();
     assert!(matches!(error, ServerError::Kubeconfig { .. }), "{error}");
     assert!(error.hint().unwrap().contains("--kubeconfig"));

@@ -182,6 +182,17 @@ impl EtcdStore {
         }
     }
 
+    /// The revision of the store, if what was at `revision` is still kept.
+    async fn at(&self, key: &Bytes, revision: Revision) -> Result<Revision, StoreError> {
+        let request = RangeRequest {
+            // 0 would ask for now.
+            revision: signed(revision.max(1)),
+            count_only: true,
+            ..one(key.clone())
+        };
+        Ok(self.range(request).await?.1)
+    }
+
     fn absolute(&self, key: &str) -> Bytes {
         format!("{}{key}", self.prefix).into()
     }
@@ -252,15 +263,21 @@ impl Store for EtcdStore {
                 None => prefix.clone(),
             };
             let limit = range.limit.map_or(0, |limit| signed(limit.get() as u64));
-            let (response, current) = self
-                .range(RangeRequest {
-                    key: key.max(prefix.clone()),
-                    range_end: prefix_end(&prefix),
-                    limit,
-                    revision: range.at.map_or(0, signed),
-                    ..RangeRequest::default()
-                })
-                .await?;
+            let request = RangeRequest {
+                key: key.max(prefix.clone()),
+                range_end: prefix_end(&prefix),
+                limit,
+                revision: range.at.map_or(0, signed),
+                ..RangeRequest::default()
+            };
+            let (response, current) = match self.range(request).await {
+                Err(StoreError::Future { asked, .. }) => {
+                    // etcd does not say how far it is.
+                    let current = self.revision().await?;
+                    return Err(StoreError::Future { asked, current });
+                }
+                other => other?,
+            };
             Ok(Page {
                 more: response.more,
                 revision: range.at.unwrap_or(current),

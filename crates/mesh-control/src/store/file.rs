@@ -75,7 +75,16 @@ impl FileStore {
             .send(Command { operation, answer })
             .await
             .map_err(StoreError::unavailable)?;
-        outcome.await.map_err(StoreError::unavailable)?
+        let outcome = outcome.await.map_err(StoreError::unavailable)?;
+        outcome.map_err(|mut error| {
+            if let StoreError::Exists { key }
+            | StoreError::Conflict { key, .. }
+            | StoreError::Guard { key } = &mut error
+            {
+                *key = (self.relative())(std::mem::take(key));
+            }
+            error
+        })
     }
 
     fn absolute(&self, key: &str) -> String {

@@ -22,23 +22,23 @@ use serde_json::Value;
 
 /// One case.
 #[derive(Debug)]
-pub struct Case {
+pub(crate) struct Case {
     /// Its folder.
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// The mesh that it describes.
-    pub mesh: Mesh,
+    pub(crate) mesh: Mesh,
     /// Whose configuration is of interest.
-    pub of: Interest,
+    pub(crate) of: Interest,
 }
 
 /// Whose configuration is of interest.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Interest {
+pub(crate) struct Interest {
     /// What all proxies of these namespaces have in common.
-    pub namespaces: Vec<Namespace>,
+    pub(crate) namespaces: Vec<Namespace>,
     /// What the proxies of these workloads have for themselves.
-    pub workloads: Vec<WorkloadId>,
+    pub(crate) workloads: Vec<WorkloadId>,
 }
 
 /// The first document of a case.
@@ -63,7 +63,7 @@ struct Registered {
 
 impl Case {
     /// Every case, by the names of their folders.
-    pub fn all() -> Vec<Self> {
+    pub(crate) fn all() -> Vec<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
         let mut dirs: Vec<_> = fs::read_dir(&root)
             .unwrap()
@@ -76,7 +76,7 @@ impl Case {
     }
 
     /// One case by its name.
-    pub fn named(name: &str) -> Self {
+    pub(crate) fn named(name: &str) -> Self {
         Self::read(
             &Path::new(env!("CARGO_MANIFEST_DIR"))
                 .join("tests/golden")
@@ -85,12 +85,12 @@ impl Case {
     }
 
     /// Its name.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.dir.file_name().unwrap().to_str().unwrap()
     }
 
     /// The layers of interest, by the names of their golden files.
-    pub fn layers(&self) -> Vec<(String, Layer)> {
+    pub(crate) fn layers(&self) -> Vec<(String, Layer)> {
         let shared = self.of.namespaces.iter().map(|namespace| {
             let layer = snapshot::shared(&self.mesh, namespace);
             (format!("namespace-{namespace}"), layer)
@@ -132,7 +132,7 @@ impl Case {
 }
 
 /// Assembles a mesh in which every host that needs virtual addresses has some.
-pub fn assemble(mut config: Config, workloads: &[(Workload, Health)]) -> Mesh {
+pub(crate) fn assemble(mut config: Config, workloads: &[(Workload, Health)]) -> Mesh {
     let mut taken = BTreeMap::new();
     for host in Mesh::assemble(&config, workloads).unaddressed {
         let addresses = address::assign(&host, &taken).unwrap();
@@ -145,7 +145,7 @@ pub fn assemble(mut config: Config, workloads: &[(Workload, Health)]) -> Mesh {
 }
 
 /// Everything in a layer as JSON, by type and then by name.
-pub fn json(layer: &Layer) -> BTreeMap<&'static str, BTreeMap<String, Value>> {
+pub(crate) fn json(layer: &Layer) -> BTreeMap<&'static str, BTreeMap<String, Value>> {
     let pool = DescriptorPool::decode(mesh_proto::DESCRIPTORS).unwrap();
     ResourceType::ALL
         .into_iter()
@@ -185,7 +185,7 @@ fn registered(registered: Registered) -> (Workload, Health) {
 }
 
 /// Adds an object as the API server would take it.
-pub fn add(config: &mut Config, document: &Value) {
+pub(crate) fn add(config: &mut Config, document: &Value) {
     let text = |field: &str| document[field].as_str().unwrap_or_default();
     let kind = Kind::of_object(text("apiVersion"), text("kind")).unwrap();
     let checked = check(IstioKind::of(kind).unwrap(), document);

@@ -27,7 +27,7 @@ pub struct Checked {
 }
 
 /// A specification that can be validated.
-trait Spec: Default + DeserializeOwned {
+trait Spec: DeserializeOwned {
     /// Adds what is wrong with it and what may surprise.
     fn validate(&self, metadata: &ObjectMeta, report: &mut Report);
 }
@@ -88,11 +88,11 @@ fn checked<S: Spec>(kind: IstioKind, value: &Value, wrap: fn(Object<S>) -> Istio
         Some(spec) => read(spec, "spec"),
     };
     misfits.0.extend(read_spec.problems);
-    let spec: S = read_spec.value;
-
     let mut report = Report::default();
     metadata.validate("metadata", &mut report.problems);
-    spec.validate(&metadata, &mut report);
+    if let Some(spec) = &read_spec.value {
+        S::validate(spec, &metadata, &mut report);
+    }
     unsupported::report(kind, value.get("spec").unwrap_or(&Value::Null), &mut report);
 
     // Where a value did not fit, what was concluded from its absence is not the user's mistake.
@@ -104,14 +104,17 @@ fn checked<S: Spec>(kind: IstioKind, value: &Value, wrap: fn(Object<S>) -> Istio
     });
     let mut problems = misfits.0.clone();
     problems.extend(concluded);
-    let object = Object {
-        api_version,
-        kind: kind.as_str().to_owned(),
-        metadata,
-        spec,
-    };
+    let kind = kind.as_str().to_owned();
+    let fitting = read_spec.value.filter(|_| problems.is_empty());
     Checked {
-        object: problems.is_empty().then(|| wrap(object)),
+        object: fitting.map(|spec| {
+            wrap(Object {
+                api_version,
+                kind,
+                metadata,
+                spec,
+            })
+        }),
         problems,
         warnings: report.warnings,
         unknown_fields: unknown.chain(read_spec.unknown).collect(),
@@ -189,7 +192,7 @@ impl Take<'_> {
             Some(value) => {
                 let read = read(&value, &format!("metadata.{name}"));
                 self.problems.0.extend(read.problems);
-                read.value
+                read.value.unwrap_or_default()
             }
         }
     }

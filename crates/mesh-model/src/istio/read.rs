@@ -21,8 +21,8 @@ use crate::Problem;
 /// What was read.
 #[derive(Debug)]
 pub(super) struct Read<T> {
-    /// What fits; the default when nothing does.
-    pub(super) value: T,
+    /// What fits; `None` when nothing does, or too much does not.
+    pub(super) value: Option<T>,
     /// What does not.
     pub(super) problems: Vec<Problem>,
     /// Paths of the fields that the type does not have.
@@ -35,37 +35,35 @@ const MOST_PROBLEMS: usize = 32;
 const MOST_CHARACTERS: usize = 80;
 
 /// Reads `value`, which stands at `path`.
-pub(super) fn read<T: Default + DeserializeOwned>(value: &Value, path: &str) -> Read<T> {
+pub(super) fn read<T: DeserializeOwned>(value: &Value, path: &str) -> Read<T> {
     let mut problems = Vec::new();
     let mut state = State::default();
-    loop {
+    let value = loop {
         state.unknown.take();
         let reader = Reader {
             value,
             path: Path::Root(path),
             state: &state,
         };
-        let fitting = match T::deserialize(reader) {
-            Ok(fitting) => Some(fitting),
-            Err(error) => {
-                let place = error
-                    .place
-                    .unwrap_or_else(|| Place::of(value, &Path::Root(path)));
-                let expected = expectation(&error.expected, &place.shown);
-                problems.push(Problem::new(place.path, place.shown, expected));
-                let whole = std::ptr::eq(place.address, value);
-                let again = !whole && problems.len() < MOST_PROBLEMS;
-                // A value that was dropped and fails again would be a bug of a type: stop there.
-                (!(again && state.dropped.insert(place.address))).then(T::default)
-            }
+        let error = match T::deserialize(reader) {
+            Ok(value) => break Some(value),
+            Err(error) => error,
         };
-        if let Some(value) = fitting {
-            return Read {
-                value,
-                problems,
-                unknown: state.unknown.into_inner(),
-            };
+        let place = error
+            .place
+            .unwrap_or_else(|| Place::of(value, &Path::Root(path)));
+        let expected = expectation(&error.expected, &place.shown);
+        problems.push(Problem::new(place.path, place.shown, expected));
+        let whole = std::ptr::eq(place.address, value);
+        // A value that fails again after it was dropped would be a bug of a type: stop there too.
+        if whole || problems.len() == MOST_PROBLEMS || !state.dropped.insert(place.address) {
+            break None;
         }
+    };
+    Read {
+        value,
+        problems,
+        unknown: state.unknown.into_inner(),
     }
 }
 

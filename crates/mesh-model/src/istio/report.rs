@@ -53,6 +53,17 @@ impl Report {
         self.warnings.push(format!("{path}: {text}"));
     }
 
+    /// A list or a text that is not longer than Istio's definition of its kind allows.
+    pub(super) fn limit(&mut self, path: impl Into<String>, found: usize, most: usize) {
+        if found > most {
+            self.wrong(
+                path,
+                &found.to_string(),
+                format!("a length of at most {most}"),
+            );
+        }
+    }
+
     /// A host that may have a `*` in its first label, as Istio takes it.
     pub(super) fn wildcard_host(&mut self, path: &str, host: &str) {
         self.demand(name::is_wildcard_domain(host), path, host, WILDCARD_HOST);
@@ -142,6 +153,11 @@ impl Report {
     pub(super) fn selector(&mut self, selector: Option<&WorkloadSelector>) {
         let Some(selector) = selector else { return };
         self.labels("spec.selector.matchLabels", &selector.match_labels);
+        self.limit(
+            "spec.selector.matchLabels",
+            selector.match_labels.len(),
+            4096,
+        );
         if selector.match_labels.is_empty() {
             self.warn("spec.selector", "has no labels and selects every workload");
         }

@@ -170,3 +170,71 @@ const AUTHORIZATION_POLICY: &[Field] = &[
     refused("rules[].from[].source.remoteIpBlocks"),
     refused("rules[].from[].source.notRemoteIpBlocks"),
 ];
+
+#[cfg(all(test, feature = "schema"))]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::istio::schema::schema;
+
+    /// Paths of all fields whose description says that they are not supported.
+    fn described(schema: &Value, path: &str, found: &mut BTreeSet<String>) {
+        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+            let path = if path.is_empty() {
+                name.clone()
+            } else {
+                format!("{path}.{name}")
+            };
+            let description = field["description"].as_str().unwrap_or_default();
+            if description.starts_with("Not supported") {
+                found.insert(path);
+            } else if field["items"].is_object() {
+                described(&field["items"], &format!("{path}[]"), found);
+            } else {
+                described(field, &path, found);
+            }
+        }
+    }
+
+    fn listed(kind: IstioKind) -> BTreeSet<String> {
+        let of = |below: &str, fields: &[Field]| -> Vec<String> {
+            fields
+                .iter()
+                .map(|field| format!("{below}{}", field.path))
+                .collect()
+        };
+        let all = match kind {
+            IstioKind::VirtualService => of("", VIRTUAL_SERVICE),
+            IstioKind::DestinationRule => {
+                let policies = ["trafficPolicy.", "subsets[].trafficPolicy."];
+                let per_policy = policies.into_iter().flat_map(|policy| {
+                    let ports = format!("{policy}portLevelSettings[].");
+                    [
+                        of(policy, TRAFFIC_POLICY),
+                        of(policy, PORT_POLICY),
+                        of(&ports, PORT_POLICY),
+                    ]
+                });
+                per_policy
+                    .flatten()
+                    .chain(of("", DESTINATION_RULE))
+                    .collect()
+            }
+            IstioKind::ServiceEntry => of("endpoints[].", WORKLOAD_ENTRY),
+            IstioKind::WorkloadEntry => of("", WORKLOAD_ENTRY),
+            IstioKind::PeerAuthentication => Vec::new(),
+            IstioKind::AuthorizationPolicy => of("", AUTHORIZATION_POLICY),
+        };
+        all.into_iter().collect()
+    }
+
+    #[test]
+    fn what_is_listed_is_what_the_documentation_says() {
+        for kind in IstioKind::ALL {
+            let mut found = BTreeSet::new();
+            described(&schema(kind)["properties"]["spec"], "", &mut found);
+            assert_eq!(found, listed(kind), "{}", kind.as_str());
+        }
+    }
+}

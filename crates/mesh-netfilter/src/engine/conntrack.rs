@@ -48,6 +48,8 @@ struct Tuple {
 
 const GET: u16 = (NFNL_SUBSYS_CTNETLINK << 8) | 1;
 const DELETE: u16 = (NFNL_SUBSYS_CTNETLINK << 8) | 2;
+const GET_STATS: u16 = (NFNL_SUBSYS_CTNETLINK << 8) | 5;
+const CTA_STATS_GLOBAL_ENTRIES: u16 = 1;
 // `enum ctattr_type`, `ctattr_tuple`, `ctattr_ip`, `ctattr_l4proto`.
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
@@ -71,6 +73,10 @@ const IPS_DST_NAT: u32 = 1 << 5;
 /// proxy's and stay.
 pub(super) fn forget_dns(socket: &Socket, keep: Keep) -> Result<(), EngineError> {
     let failed = |source| EngineError::Conntrack { source };
+    // Listing flows walks the table of all namespaces. Most namespaces have none at first.
+    if count(socket) == Some(0) {
+        return Ok(());
+    }
     let mut stale = Vec::new();
     let mut listed = Ok(());
     // A list that changed meanwhile is read again; what is new since then is as the rules say.
@@ -109,6 +115,22 @@ pub(super) fn forget_dns(socket: &Socket, keep: Keep) -> Result<(), EngineError>
         }
     }
     Ok(())
+}
+
+/// The number of flows in the namespace; none if the kernel does not tell.
+fn count(socket: &Socket) -> Option<u32> {
+    let mut count = None;
+    let answered = socket.ask(
+        GET_STATS,
+        NFPROTO_UNSPEC,
+        |_| {},
+        |content| {
+            count = attributes(content)
+                .find(|attribute| attribute.kind == CTA_STATS_GLOBAL_ENTRIES)
+                .and_then(|attribute| attribute.number());
+        },
+    );
+    answered.ok().and(count)
 }
 
 /// `NLA_F_NESTED`.

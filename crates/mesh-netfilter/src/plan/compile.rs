@@ -3,16 +3,16 @@
 //! NAT rules and guard rules come out of the same functions, so that what the one excludes the
 //! other cannot refuse. Each step carries the line of `nft` that it becomes.
 
+mod outbound;
+mod part;
+
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net};
-
-use super::{Action, Base, Chain, ChainKind, Hook, Match, Rule, Table, Transport, Why};
+use self::part::{base, captured, loopback, regular, rule, tcp_ports, within, zone_rules};
+use super::{Action, Chain, ChainKind, Hook, Match, Rule, Table, Transport, Why};
 use crate::{
-    DestinationSelect, Destinations, Dns, DnsServers, DnsTcp, Family, Guard, Identities,
-    IdentitySelect, Inbound, InterfaceName, Ipv6, Loopback, NetworkSet, Networks, Outbound, Policy,
-    Port, PortSelect, PortSet,
+    Family, Guard, Inbound, InterfaceName, Ipv6, NetworkSet, Networks, Policy, Port, PortSelect,
+    PortSet,
 };
 
 /// Before conntrack (-200), whose lookup the zone changes.
@@ -24,10 +24,6 @@ const GUARD_PRIORITY: i32 = 10;
 /// The conntrack zone of the proxy's DNS queries.
 const DNS_ZONE: u16 = 1;
 const DNS_PORT: Port = Port::of::<53>();
-/// The source addresses with which the proxy hands inbound connections to the application: by
-/// them, and by nothing else, they differ from the proxy's calls to its own workload.
-const DELIVERY_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
-const DELIVERY_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 
 /// What a pass over the policy makes of traffic that is to be captured.
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -43,13 +39,6 @@ struct Pass<'a> {
     policy: &'a Policy,
     purpose: Purpose,
     families: &'static [Family],
-}
-
-/// The rules of one direction: those of the base chain, and those of the chain that it leads to.
-#[derive(Default)]
-struct Rules {
-    base: Vec<Rule>,
-    included: Option<Vec<Rule>>,
 }
 
 /// All tables of the policy.
@@ -216,63 +205,6 @@ impl Pass<'_> {
         rules
     }
 
-    /// Connections and queries that processes of the namespace send.
-    fn outbound_rules(&self) -> Rules {
-        let policy = self.policy;
-        let mut rules = self.preface(Match::OutInterface);
-        if let IdentitySelect::Except(identities) = policy.identities() {
-            // meta skuid { 0 } return
-            rules.extend(
-                senders(identities)
-                    .map(|sender| rule([sender], Action::Return, Why::ExcludedIdentity)),
-            );
-        }
-        if let Some(inbound) = policy.inbound() {
-            self.delivery(&mut rules);
-            self.self_call(inbound, &mut rules);
-        }
-        if policy.outbound().is_none() && policy.dns().is_none() {
-            return Rules {
-                base: rules,
-                included: None,
-            };
-        }
-        // All self-calls come before the first of these, else a second identity's would pass.
-        // meta skuid 1337 return
-        rules.extend(
-            senders(policy.proxy()).map(|sender| rule([sender], Action::Return, Why::Proxy)),
-        );
-        let mut application = Vec::new();
-        if let Some(dns) = policy.dns() {
-            self.dns(dns, &mut application);
-        }
-        if let Some(outbound) = policy.outbound() {
-            self.loopback(outbound, &mut application);
-            self.destinations(outbound, &mut application);
-        }
-        let IdentitySelect::Only(identities) = policy.identities() else {
-            rules.extend(application);
-            return Rules {
-                base: rules,
-                included: None,
-            };
-        };
-        // Asked positively: a packet without a socket has no owner and matches neither way.
-        // meta skuid { 1000 } goto nat_included
-        let chain = match self.purpose {
-            Purpose::Capture => "nat_included",
-            Purpose::Guard => "guard_included",
-        };
-        rules.extend(
-            senders(identities)
-                .map(|sender| rule([sender], Action::Goto(chain), Why::IncludedIdentity)),
-        );
-        Rules {
-            base: rules,
-            included: Some(application),
-        }
-    }
-
     /// What is left alone in both directions, before anything else is asked.
     fn preface(&self, interface: impl Fn(BTreeSet<InterfaceName>) -> Match) -> Vec<Rule> {
         let mut rules = Vec::new();
@@ -298,164 +230,6 @@ impl Pass<'_> {
         rules
     }
 
-    /// oifname "lo" ip saddr 127.0.0.6 return
-    fn delivery(&self, rules: &mut Vec<Rule>) {
-        let sources: NetworkSet = [IpAddr::from(DELIVERY_V4), IpAddr::from(DELIVERY_V6)]
-            .into_iter()
-            .map(IpNet::from)
-            .collect();
-        for sources in self.networks(&sources) {
-            rules.push(rule(
-                [Match::OutInterface(loopback()), Match::Source(sources)],
-                Action::Return,
-                Why::Delivery,
-            ));
-        }
-    }
-
-    /// oifname "lo" ip daddr != 127.0.0.0/8 tcp flags … tcp dport != { 53 } meta skuid 1337
-    /// redirect to :15006
-    ///
-    /// The application called its own service through the proxy. The proxy's second hop must pass
-    /// the inbound listener, where the workload's own policy is, so it is judged as a call from
-    /// outside: by the ports that inbound captures. DNS of the proxy is its own matter.
-    fn self_call(&self, inbound: &Inbound, rules: &mut Vec<Rule>) {
-        let mut own: PortSet = inbound.tunnel.into_iter().collect();
-        if self.policy.dns().is_some() {
-            own = own.union(&PortSet::from([DNS_PORT]));
-        }
-        let ports = match &inbound.ports {
-            PortSelect::All => Match::DestinationPortNot(own),
-            PortSelect::AllExcept(ports) => Match::DestinationPortNot(ports.union(&own)),
-            PortSelect::Only(ports) => Match::DestinationPort(ports.without(&own)),
-        };
-        let ports = match ports {
-            Match::DestinationPort(ports) if ports.is_empty() => return,
-            Match::DestinationPortNot(ports) if ports.is_empty() => None,
-            ports => Some(ports),
-        };
-        for sender in senders(self.policy.proxy()) {
-            for family in self.families {
-                let mut matches = vec![
-                    Match::OutInterface(loopback()),
-                    Match::DestinationNot(loopback_network(*family)),
-                    Match::Transport(Transport::Tcp),
-                    Match::FirstPacket,
-                ];
-                matches.extend(ports.clone());
-                matches.push(sender.clone());
-                rules.push(self.capture(matches, inbound.to, Why::SelfCall));
-            }
-        }
-    }
-
-    /// meta l4proto udp udp dport 53 redirect to :15053
-    ///
-    /// Before loopback is let alone: the resolver may live there.
-    fn dns(&self, dns: &Dns, rules: &mut Vec<Rule>) {
-        let port = Match::DestinationPort(PortSet::from([DNS_PORT]));
-        let udp = vec![Match::Transport(Transport::Udp), port.clone()];
-        let tcp = vec![
-            Match::Transport(Transport::Tcp),
-            Match::FirstPacket,
-            port.clone(),
-        ];
-        let transports = match dns.tcp {
-            DnsTcp::Capture => vec![udp, tcp],
-            DnsTcp::Ordinary => vec![udp],
-        };
-        let servers: Vec<Option<Networks>> = match &dns.servers {
-            DnsServers::All => vec![None],
-            DnsServers::List(servers) => {
-                let servers: NetworkSet = servers.iter().copied().map(IpNet::from).collect();
-                self.networks(&servers).map(Some).collect()
-            }
-        };
-        for servers in servers {
-            for transport in &transports {
-                let servers = servers
-                    .clone()
-                    .map(|servers| within(servers, Match::Destination));
-                let matches = servers.into_iter().chain(transport.clone()).collect();
-                rules.push(self.capture(matches, dns.to, Why::Dns));
-            }
-        }
-    }
-
-    /// oifname "lo" return
-    fn loopback(&self, outbound: &Outbound, rules: &mut Vec<Rule>) {
-        let Loopback::Capture(captured) = &outbound.loopback else {
-            rules.push(rule(
-                [Match::OutInterface(loopback())],
-                Action::Return,
-                Why::Loopback,
-            ));
-            return;
-        };
-        for family in self.families {
-            let rest = match captured.of(*family) {
-                None => Match::Family(*family),
-                Some(networks) if networks.is_everything() => continue,
-                Some(networks) => Match::DestinationNot(networks),
-            };
-            rules.push(rule(
-                [Match::OutInterface(loopback()), rest],
-                Action::Return,
-                Why::Loopback,
-            ));
-        }
-    }
-
-    fn destinations(&self, outbound: &Outbound, rules: &mut Vec<Rule>) {
-        let syn = || vec![Match::Transport(Transport::Tcp), Match::FirstPacket];
-        match &outbound.destinations {
-            DestinationSelect::All => {}
-            // tcp dport { 22 } return; ip daddr { 10.0.0.0/8 } return
-            DestinationSelect::AllExcept(destinations) => {
-                for matches in self.each_destination(destinations) {
-                    rules.push(rule(matches, Action::Return, Why::ExcludedDestination));
-                }
-            }
-            DestinationSelect::Only(destinations) => {
-                for matches in self.each_destination(destinations) {
-                    // The protocol is asked once, in front.
-                    let rest = matches
-                        .into_iter()
-                        .filter(|part| *part != Match::Transport(Transport::Tcp));
-                    let matches = syn().into_iter().chain(rest).collect();
-                    rules.push(self.capture(matches, outbound.to, Why::Outbound));
-                }
-                return;
-            }
-        }
-        // tcp flags & (fin|syn|rst|ack) == syn redirect to :15001
-        rules.push(self.capture(syn(), outbound.to, Why::Outbound));
-    }
-
-    /// One list of matches for each list of destinations and family.
-    fn each_destination(&self, destinations: &Destinations) -> Vec<Vec<Match>> {
-        let mut all = Vec::new();
-        if !destinations.ports.is_empty() {
-            all.push(vec![
-                Match::Transport(Transport::Tcp),
-                Match::DestinationPort(destinations.ports.clone()),
-            ]);
-        }
-        for networks in self.networks(&destinations.networks) {
-            all.push(vec![within(networks, Match::Destination)]);
-        }
-        for pair in &destinations.network_ports {
-            for networks in self.networks(&pair.networks) {
-                all.push(vec![
-                    within(networks, Match::Destination),
-                    Match::Transport(Transport::Tcp),
-                    Match::DestinationPort(pair.ports.clone()),
-                ]);
-            }
-        }
-        all
-    }
-
     /// The networks of each family of this pass.
     fn networks<'a>(&'a self, set: &'a NetworkSet) -> impl Iterator<Item = Networks> + 'a {
         self.families.iter().filter_map(|family| set.of(*family))
@@ -470,109 +244,5 @@ impl Pass<'_> {
             Purpose::Guard => Action::Reset,
         };
         rule(matches, action, why)
-    }
-}
-
-/// meta l4proto udp udp dport 53 meta skuid 1337 ct original zone set 1
-///
-/// Proxy and application share addresses. Without the zone, a query of the one from a source port
-/// that the other used lately would take over its conntrack entry, and with it the other's
-/// verdict: the application's goes round the proxy, or the proxy's comes back to itself. Only the
-/// original direction has the zone: answers are found in the default zone, whoever sends them and
-/// from whatever port (Docker's resolver answers from another one).
-fn zone_rules(proxy: &Identities) -> Vec<Rule> {
-    senders(proxy)
-        .map(|sender| {
-            rule(
-                [
-                    Match::Transport(Transport::Udp),
-                    Match::DestinationPort(PortSet::from([DNS_PORT])),
-                    sender,
-                ],
-                Action::Zone(DNS_ZONE),
-                Why::ProxyDns,
-            )
-        })
-        .collect()
-}
-
-/// One match for each kind of identity: users as one set, groups as one set, marks one by one.
-fn senders(identities: &Identities) -> impl Iterator<Item = Match> {
-    let users = identities.user_ids();
-    let groups = identities.group_ids();
-    let users = (!users.is_empty()).then(|| Match::User(users.clone()));
-    let groups = (!groups.is_empty()).then(|| Match::Group(groups.clone()));
-    let marks = identities.mark_values().iter().copied().map(Match::Mark);
-    users.into_iter().chain(groups).chain(marks)
-}
-
-/// A match of addresses; a network of all addresses is a matter of the family alone.
-fn within(networks: Networks, part: impl Fn(Networks) -> Match) -> Match {
-    if networks.is_everything() {
-        Match::Family(networks.family())
-    } else {
-        part(networks)
-    }
-}
-
-fn captured(transport: Transport, to: PortSet) -> Rule {
-    rule(
-        [
-            Match::Translated,
-            Match::Transport(transport),
-            Match::DestinationPort(to),
-        ],
-        Action::Return,
-        Why::Captured,
-    )
-}
-
-fn tcp_ports(ports: PortSet, why: Why) -> Rule {
-    rule(
-        [
-            Match::Transport(Transport::Tcp),
-            Match::DestinationPort(ports),
-        ],
-        Action::Return,
-        why,
-    )
-}
-
-fn loopback() -> BTreeSet<InterfaceName> {
-    BTreeSet::from([InterfaceName::loopback()])
-}
-
-fn loopback_network(family: Family) -> Networks {
-    match family {
-        Family::V4 => Networks::V4(vec![Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)]),
-        Family::V6 => Networks::V6(vec![Ipv6Addr::LOCALHOST.into()]),
-    }
-}
-
-fn base(name: &'static str, kind: ChainKind, hook: Hook, priority: i32, rules: Vec<Rule>) -> Chain {
-    Chain {
-        name,
-        base: Some(Base {
-            kind,
-            hook,
-            priority,
-        }),
-        rules,
-    }
-}
-
-fn regular(name: &'static str, rules: Vec<Rule>) -> Chain {
-    Chain {
-        name,
-        base: None,
-        rules,
-    }
-}
-
-fn rule(matches: impl Into<Vec<Match>>, action: Action, why: Why) -> Rule {
-    Rule {
-        matches: matches.into(),
-        action,
-        why,
     }
 }

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![expect(clippy::panic, reason = "a panic is a failed test")]
 
+mod arbitrary;
 mod classes;
 mod dns;
 mod golden;

@@ -11,6 +11,7 @@ use mesh_netfilter::{Content, Decision, InterfaceName, Owner, Packet};
 use rustix::net::sockopt::{Timeout, set_ipv6_v6only, set_socket_reuseaddr, set_socket_timeout};
 use rustix::net::{AddressFamily, Shutdown, SocketType, bind, connect, listen, shutdown, socket};
 
+use crate::arbitrary::PORTS;
 use crate::world::{LINK, Namespace, ROOT, World};
 
 /// What a client found.
@@ -57,8 +58,6 @@ pub(crate) struct Servers {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Ports of the application, and the same ports at the peer.
-pub(crate) const PORTS: [u16; 6] = [53, 80, 8080, 9090, 15008, 15021];
 /// Ports of the proxy.
 pub(crate) const PROXY_PORTS: [u16; 2] = [15001, 15006];
 pub(crate) const DNS_PORT: u16 = 15053;

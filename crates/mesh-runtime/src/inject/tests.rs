@@ -106,7 +106,7 @@ fn the_sidecar_is_told_what_it_needs_in_a_file_of_its_own() {
     let path = file.path.display().to_string();
     assert_eq!(
         units[1].command,
-        ["/usr/bin/mesh", "agent", "--config", &path]
+        ["/usr/bin/mesh", "--verbose", "agent", "--config", &path]
     );
     let config: SidecarConfig = serde_json::from_slice(&file.contents.0).unwrap();
     assert_eq!(config.workload.id.as_str(), "shop/web");

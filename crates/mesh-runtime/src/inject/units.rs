@@ -194,8 +194,9 @@ impl InjectedGroup {
 
     /// A unit that runs the `mesh` binary.
     fn ours(&self, name: &'static str, arguments: &[&Path]) -> UnitSpec {
-        let program = std::iter::once(self.facts.mesh.as_path());
-        let command = program.chain(arguments.iter().copied());
+        // What it does is rare and worth a line in its log.
+        let program = [self.facts.mesh.as_path(), Path::new("--verbose")];
+        let command = program.into_iter().chain(arguments.iter().copied());
         let mut unit = UnitSpec::new(
             Name::literal(name),
             command.map(|part| part.display().to_string()),

@@ -164,7 +164,9 @@ impl Engine {
         }
         errors.extend(self.remove_strays().err());
         for cgroup in cgroup::existing(&self.cgroup()) {
-            errors.extend(cgroup::remove(&cgroup).err().map(|error| {
+            // Supervisors whose records are gone are still in here.
+            let removed = cgroup::kill(&cgroup).and_then(|()| cgroup::remove(&cgroup));
+            errors.extend(removed.err().map(|error| {
                 RuntimeError::system(format!("remove cgroup `{}`", cgroup.display()), error)
             }));
         }

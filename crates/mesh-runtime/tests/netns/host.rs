@@ -150,11 +150,13 @@ impl Host {
             .into_iter()
             .map(|link| format!("link {link}"))
             .collect();
+        let own = self.directory.path().to_str().unwrap().to_owned();
+        // Those of others may come and go: removing a mount point takes all copies of the mount.
         let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap();
         let points = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+        let points = points.filter(|point| point.starts_with(&own));
         things.extend(points.map(|point| format!("mount {point}")));
         things.extend(cgroups(engine));
-        let own = self.directory.path().to_str().unwrap().to_owned();
         for entry in fs::read_dir("/proc").unwrap() {
             let path = entry.unwrap().path();
             let line = fs::read(path.join("cmdline")).unwrap_or_default();
@@ -282,6 +284,7 @@ pub(crate) fn mesh_binary(host: &Host, ready: bool) -> PathBuf {
     let script = format!(
         r#"#!/usr/bin/python3
 import http.server, json, os, socket, subprocess, sys, threading
+assert sys.argv.pop(1) == "--verbose"
 if sys.argv[1:3] == ["redirect", "watch"]:
     rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True).stdout
     open(sys.argv[6], "w").write(json.dumps({{"rules": rules}}))

@@ -66,14 +66,25 @@ fn a_host_is_found_in_every_form() {
 #[test]
 fn a_host_of_another_namespace_needs_its_namespace() {
     assert_eq!(ask("ratings.", RecordType::A), Decision::Forward);
-    for name in ["ratings.other.", "ratings.other.mesh.", "ratings.other.shop.mesh."] {
-        assert_eq!(addresses(&answer(name, RecordType::A)), ["240.240.0.2"], "{name}");
+    for name in [
+        "ratings.other.",
+        "ratings.other.mesh.",
+        "ratings.other.shop.mesh.",
+    ] {
+        assert_eq!(
+            addresses(&answer(name, RecordType::A)),
+            ["240.240.0.2"],
+            "{name}"
+        );
     }
 }
 
 #[test]
 fn each_family_has_its_own_answer() {
-    assert_eq!(addresses(&answer("reviews.", RecordType::AAAA)), ["fd00::1"]);
+    assert_eq!(
+        addresses(&answer("reviews.", RecordType::AAAA)),
+        ["fd00::1"]
+    );
     let none = answer("ratings.other.mesh.", RecordType::AAAA);
     assert_eq!(addresses(&none), [""; 0]);
     assert_eq!(none.metadata.response_code, ResponseCode::NoError);
@@ -81,7 +92,12 @@ fn each_family_has_its_own_answer() {
 
 #[test]
 fn another_type_of_a_mesh_name_has_no_data() {
-    for kind in [RecordType::TXT, RecordType::HTTPS, RecordType::SRV, RecordType::ANY] {
+    for kind in [
+        RecordType::TXT,
+        RecordType::HTTPS,
+        RecordType::SRV,
+        RecordType::ANY,
+    ] {
         let message = answer("reviews.shop.mesh.", kind);
         assert_eq!(message.metadata.response_code, ResponseCode::NoError);
         assert!(message.answers.is_empty());
@@ -92,7 +108,11 @@ fn another_type_of_a_mesh_name_has_no_data() {
 fn an_unknown_name_of_the_mesh_does_not_exist() {
     for name in ["nobody.shop.mesh.", "mesh.", "x.y.svc.cluster.local."] {
         let message = answer(name, RecordType::A);
-        assert_eq!(message.metadata.response_code, ResponseCode::NXDomain, "{name}");
+        assert_eq!(
+            message.metadata.response_code,
+            ResponseCode::NXDomain,
+            "{name}"
+        );
     }
 }
 
@@ -116,8 +136,14 @@ fn the_rest_is_forwarded() {
 
 #[test]
 fn service_entries_are_answered_with_their_wildcards() {
-    assert_eq!(addresses(&answer("api.example.com.", RecordType::A)), ["240.240.0.3"]);
-    assert_eq!(addresses(&answer("a.wild.example.com.", RecordType::A)), ["240.240.0.4"]);
+    assert_eq!(
+        addresses(&answer("api.example.com.", RecordType::A)),
+        ["240.240.0.3"]
+    );
+    assert_eq!(
+        addresses(&answer("a.wild.example.com.", RecordType::A)),
+        ["240.240.0.4"]
+    );
     assert_eq!(ask("wild.example.com.", RecordType::A), Decision::Forward);
 }
 
@@ -153,9 +179,8 @@ fn an_answer_too_long_for_a_datagram_is_truncated() {
 fn what_is_no_query_is_answered_shortly_or_not_at_all() {
     let mut response = query("reviews.", RecordType::A);
     response.metadata.message_type = MessageType::Response;
-    let decision = |message: &Message| {
-        decide(&table(), "shop", Transport::Udp, &message.to_vec().unwrap())
-    };
+    let decision =
+        |message: &Message| decide(&table(), "shop", Transport::Udp, &message.to_vec().unwrap());
     assert_eq!(decision(&response), Decision::Drop);
     let mut update = query("reviews.", RecordType::A);
     update.metadata.op_code = OpCode::Update;
@@ -168,7 +193,10 @@ fn what_is_no_query_is_answered_shortly_or_not_at_all() {
         let message = Message::from_vec(&bytes).unwrap();
         assert_eq!(message.metadata.response_code, code);
     }
-    assert_eq!(decide(&table(), "shop", Transport::Udp, b"short"), Decision::Drop);
+    assert_eq!(
+        decide(&table(), "shop", Transport::Udp, b"short"),
+        Decision::Drop
+    );
 }
 
 proptest! {

@@ -17,7 +17,7 @@ fn answer_to(query: &[u8], last: u8) -> Message {
     let query = Message::from_vec(query).unwrap();
     let mut message = Message::response(query.metadata.id, OpCode::Query);
     let question = query.queries[0].clone();
-    let data = RData::A(std::net::Ipv4Addr::new(192, 0, 2, last).into());
+    let data = RData::A(Ipv4Addr::new(192, 0, 2, last).into());
     message.add_answer(Record::from_rdata(question.name().clone(), 60, data));
     message.add_query(question);
     message
@@ -103,7 +103,10 @@ async fn a_truncated_answer_is_asked_for_by_tcp() {
         let mut buffer = [0; 512];
         let (length, client) = socket.recv_from(&mut buffer).await.unwrap();
         let short = answer_to(&buffer[..length], 1).truncate();
-        socket.send_to(&short.to_vec().unwrap(), client).await.unwrap();
+        socket
+            .send_to(&short.to_vec().unwrap(), client)
+            .await
+            .unwrap();
         let (mut stream, _) = listener.accept().await.unwrap();
         let length = stream.read_u16().await.unwrap();
         let mut query = vec![0; usize::from(length)];

@@ -284,7 +284,11 @@ fn a_malformed_name_is_refused_and_the_table_stays() {
             ..Default::default()
         }
     };
-    let good = response(&Name::type_url(), "n1", vec![name("a.b.mesh", "240.240.0.1")]);
+    let good = response(
+        &Name::type_url(),
+        "n1",
+        vec![name("a.b.mesh", "240.240.0.1")],
+    );
     let outputs = session.step(Input::FromPilot(good));
     assert!(outputs.contains(&Output::NamesChanged));
     assert_eq!(to_pilot(outputs)[0].error_detail, None);

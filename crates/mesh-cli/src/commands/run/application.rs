@@ -160,8 +160,8 @@ impl FromStr for User {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let number = |part: &str| {
-            part.parse()
-                .map_err(|_| format!("`{part}` is not a numeric id"))
+            part.parse::<u32>()
+                .map_err(|error| format!("`{part}` is not a numeric id: {error}"))
         };
         let (uid, gid) = text.split_once(':').unwrap_or((text, text));
         Ok(Self {

@@ -195,7 +195,7 @@ impl Question {
         }
         match from {
             Some(from) => problems.into_result(Self {
-                host: Host::resolve(name, &from.namespace).ok(),
+                host: host(mesh, name, &from.namespace),
                 from,
                 name: name.to_owned(),
                 port: number,
@@ -382,6 +382,21 @@ fn destination(
         });
     }
     destination
+}
+
+/// The host that a caller means, in any form in which its DNS would answer.
+fn host(mesh: &Mesh, name: &str, namespace: &Namespace) -> Option<Host> {
+    let with_namespace = format!("{name}.mesh");
+    let mut forms = [name, with_namespace.as_str()]
+        .into_iter()
+        .filter_map(|form| Host::resolve(form, namespace).ok());
+    let first = forms.next()?;
+    if mesh.entries.contains_key(&first) {
+        return Some(first);
+    }
+    forms
+        .find(|host| mesh.entries.contains_key(host))
+        .or(Some(first))
 }
 
 /// The labels that a subset selects by.

@@ -31,7 +31,7 @@ mod tests {
         let own = BTreeMap::from([(first.v4, reviews.clone())]);
         assert_eq!(assign(&reviews, &own), Some(first), "its own is not taken");
         // Only a host of the same bucket can be recorded at this address.
-        let other = (0..)
+        let other = (0..1000)
             .map(|number| host(&format!("s{number}.default.mesh")))
             .find(|other| virtual_address::bucket(other) == virtual_address::bucket(&reviews));
         let taken = BTreeMap::from([(first.v4, other.unwrap())]);

@@ -1,7 +1,7 @@
 //! Services that a `ServiceEntry` declares.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as MapEntry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use mesh_model::istio::service_entry::{
@@ -11,7 +11,7 @@ use mesh_model::istio::{ServiceEntry, WorkloadEntry};
 use mesh_model::service::{EndpointAddress, Location, Resolution};
 use mesh_model::{
     Endpoint, Health, Host, Namespace, Object, ServicePort, SpiffeId, TrustDomain, Workload,
-    WorkloadId,
+    WorkloadId, virtual_address,
 };
 
 use super::registered::primary;
@@ -36,6 +36,7 @@ pub(super) fn add(
     warnings: &mut Vec<Warning>,
 ) {
     let short = short_names(entries.values());
+    let mut claimed = BTreeSet::new();
     for object in by_age(&config.service_entries) {
         let Ok(namespace) = object.metadata.namespace.parse() else {
             continue;
@@ -57,7 +58,19 @@ pub(super) fn add(
             if owner(&host, &short).is_some_and(|owner| owner != source.namespace) {
                 warn(format!("`{host}` is of another namespace and is left out"));
             } else if let MapEntry::Vacant(place) = entries.entry(host) {
-                let entry = source.entry(place.key(), &mut warn);
+                let mut entry = source.entry(place.key(), &mut warn);
+                entry.own_addresses.retain(|address| {
+                    let claims = entry.service.ports.keys().map(|port| (*address, *port));
+                    let free = claims.clone().all(|claim| !claimed.contains(&claim));
+                    if free {
+                        claimed.extend(claims);
+                    } else {
+                        warn(format!(
+                            "address `{address}` is an older service's on the same port"
+                        ));
+                    }
+                    free
+                });
                 place.insert(entry);
             } else {
                 warn(format!(
@@ -66,6 +79,19 @@ pub(super) fn add(
             }
         }
     }
+}
+
+/// Whether an address can be one of a machine outside the mesh.
+fn is_elsewhere(address: IpAddr) -> bool {
+    let is_virtual = match address {
+        IpAddr::V4(address) => virtual_address::V4_RANGE.contains(&address),
+        IpAddr::V6(address) => virtual_address::V6_RANGE.contains(&address),
+    };
+    !is_virtual
+        && !address.is_unspecified()
+        && !address.is_loopback()
+        && !address.is_multicast()
+        && !matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some())
 }
 
 /// The short names of services that workloads declare, which mean nothing else in the mesh.
@@ -101,9 +127,14 @@ impl Source<'_> {
         entry.subject_alt_names.clone_from(&spec.subject_alt_names);
         for text in &spec.addresses {
             match text.parse() {
-                Ok(address) => entry.own_addresses.push(address),
-                Err(_) => warn(format!(
-                    "address `{text}` is not one address; calls to it are not known to be of `{host}`"
+                Ok(address) if is_elsewhere(address) => {
+                    if !entry.own_addresses.contains(&address) {
+                        entry.own_addresses.push(address);
+                    }
+                }
+                _ => warn(format!(
+                    "address `{text}` is not one address of another machine; calls to it are not \
+                     known to be of `{host}`"
                 )),
             }
         }

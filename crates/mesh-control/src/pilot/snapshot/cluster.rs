@@ -303,7 +303,7 @@ fn mixer(mesh: &Mesh) -> cds::Cluster {
             }],
             ..Default::default()
         }),
-        transport_socket: Some(tls::client(&mesh.trust_domain, identity.as_slice())),
+        transport_socket: Some(tls::control_plane(&mesh.trust_domain, identity.as_slice())),
         ..of_type(MIXER.to_owned(), DiscoveryType::Static)
     };
     Http::default().speak(&mut cluster, Protocol::Grpc);

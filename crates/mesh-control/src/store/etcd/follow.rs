@@ -85,9 +85,12 @@ impl Follower {
 
     /// Opens the stream at where the watch stands.
     async fn connect(&mut self) -> Result<(), StoreError> {
-        // etcd waits for a revision in the future without a word: a store that went back has to be
-        // found out by a linearizable read.
-        let found = self.store.revision().await?;
+        // A watch from a revision in the future waits without a word, and one from a compacted revision is
+        // confirmed before it is cancelled: both are found out by a linearizable read at that revision.
+        let found = match self.store.at(&self.prefix, self.after).await {
+            Err(StoreError::Future { .. }) => self.store.revision().await?,
+            other => other?,
+        };
         let cluster = self.store.seen().cluster;
         if found < self.after || (self.cluster != 0 && cluster != self.cluster) {
             return Err(StoreError::Rewound {

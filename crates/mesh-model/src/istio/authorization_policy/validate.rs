@@ -28,12 +28,14 @@ impl AuthorizationPolicy {
             let expected = "`false` (a dry run is not supported, and would be enforced)";
             report.wrong(format!("metadata.annotations[{DRY_RUN}]"), value, expected);
         }
+        report.limit("spec.rules", self.rules.len(), 512);
         for (index, rule) in self.rules.iter().enumerate() {
             self.validate_rule(rule, &format!("spec.rules[{index}]"), report);
         }
     }
 
     fn validate_rule(&self, rule: &Rule, path: &str, report: &mut Report) {
+        report.limit(format!("{path}.from"), rule.from.len(), 512);
         for (index, from) in rule.from.iter().enumerate() {
             let path = format!("{path}.from[{index}].source");
             match &from.source {

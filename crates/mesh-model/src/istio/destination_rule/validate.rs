@@ -65,6 +65,11 @@ fn traffic_policy(policy: &TrafficPolicy, path: &str, report: &mut Report) {
     };
     parts.validate(path, report);
 
+    report.limit(
+        format!("{path}.portLevelSettings"),
+        policy.port_level_settings.len(),
+        4096,
+    );
     let mut numbers = BTreeSet::new();
     for (index, settings) in policy.port_level_settings.iter().enumerate() {
         let path = format!("{path}.portLevelSettings[{index}]");

@@ -15,6 +15,10 @@ const PROTOCOLS: &[&str] = &[
 impl ServiceEntry {
     /// Adds what is wrong with it and what may surprise.
     pub(in crate::istio) fn validate(&self, metadata: &ObjectMeta, report: &mut Report) {
+        report.limit("spec.hosts", self.hosts.len(), 256);
+        report.limit("spec.addresses", self.addresses.len(), 256);
+        report.limit("spec.ports", self.ports.len(), 256);
+        report.limit("spec.endpoints", self.endpoints.len(), 4096);
         self.validate_hosts(report);
         self.validate_addresses(report);
         self.validate_ports(report);

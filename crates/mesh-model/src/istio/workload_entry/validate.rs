@@ -40,6 +40,11 @@ impl WorkloadEntry {
             report.port(&format!("{path}.ports[{name}]"), *port);
         }
         report.labels(&format!("{path}.labels"), &self.labels);
+        report.limit(format!("{path}.address"), self.address.len(), 256);
+        report.limit(format!("{path}.ports"), self.ports.len(), 128);
+        report.limit(format!("{path}.labels"), self.labels.len(), 256);
+        report.limit(format!("{path}.network"), self.network.len(), 2048);
+        report.limit(format!("{path}.locality"), self.locality.len(), 2048);
         if !self.service_account.is_empty() && !name::is_subdomain(&self.service_account) {
             let expected = "the name of a service account (a DNS subdomain)";
             report.wrong(

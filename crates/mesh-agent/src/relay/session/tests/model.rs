@@ -12,7 +12,11 @@ enum Event {
     /// The oldest message of a queue arrives.
     Deliver(Queue),
     /// Pilot's resource changes; a version of 3 is one that Envoy refuses, 0 removes it.
-    Change { endpoint: bool, name: u8, version: u8 },
+    Change {
+        endpoint: bool,
+        name: u8,
+        version: u8,
+    },
     PilotConnects,
     PilotGoes,
     /// Envoy's process is replaced.
@@ -80,9 +84,11 @@ impl Envoy {
         self.asked_endpoints = !self.wanted.is_empty();
         // To say that one has a version is to say that one accepted it.
         for (type_url, versions) in [(CLUSTER, &self.clusters), (ENDPOINT, &self.endpoints)] {
-            self.acknowledged.extend(versions.iter().map(|(name, version)| {
-                (type_url.to_owned(), name.clone(), version.clone())
-            }));
+            self.acknowledged.extend(
+                versions
+                    .iter()
+                    .map(|(name, version)| (type_url.to_owned(), name.clone(), version.clone())),
+            );
         }
         let clusters = DeltaDiscoveryRequest {
             initial_resource_versions: self.clusters.clone(),
@@ -120,10 +126,11 @@ impl Envoy {
         }
         let mut requests = Vec::new();
         if bad {
-            let Input::FromEnvoy(refusal) = nack(&response.type_url, &response.nonce) else {
-                unreachable!("nack makes a request of Envoy's");
-            };
-            requests.push(refusal);
+            requests.push(DeltaDiscoveryRequest {
+                response_nonce: response.nonce.clone(),
+                error_detail: Some(Status::default()),
+                ..request(&response.type_url)
+            });
         } else {
             for one in &response.resources {
                 self.acknowledged.insert((
@@ -223,8 +230,7 @@ impl Pilot {
         for (type_url, state) in &mut self.stream {
             let nothing = Versions::new();
             let all = self.resources.get(type_url).unwrap_or(&nothing);
-            let in_view =
-                |name: &String| state.wildcard || state.names.contains(name);
+            let in_view = |name: &String| state.wildcard || state.names.contains(name);
             let changed: Vec<_> = all
                 .iter()
                 .filter(|(name, version)| in_view(name) && state.last.get(*name) != Some(version))
@@ -456,13 +462,12 @@ const QUEUES: [Queue; 4] = [
 ];
 
 fn event() -> impl Strategy<Value = Event> {
-    let change = (any::<bool>(), 0_u8..3, 0_u8..5).prop_map(|(endpoint, name, version)| {
-        Event::Change {
+    let change =
+        (any::<bool>(), 0_u8..3, 0_u8..5).prop_map(|(endpoint, name, version)| Event::Change {
             endpoint,
             name,
             version,
-        }
-    });
+        });
     prop_oneof![
         12 => prop::sample::select(QUEUES.to_vec()).prop_map(Event::Deliver),
         4 => change,

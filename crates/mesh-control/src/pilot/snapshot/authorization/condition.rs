@@ -171,9 +171,8 @@ impl Reader<'_> {
         match parts.as_slice() {
             [name] => authenticated(wire::prefix(format!("{root}{name}/"))),
             [name, ""] => authenticated(wire::prefix(format!("{root}{name}"))),
-            [first, middle @ .., last] => {
-                let middle: String = middle.iter().map(|part| format!("{part}[^/]*")).collect();
-                let namespace = format!("{first}[^/]*{middle}{last}");
+            [_, _, ..] => {
+                let namespace = parts.join("[^/]*");
                 let pattern = format!("spiffe://[^/]+/ns/{namespace}/sa/[^/]+");
                 all_ids(vec![
                     authenticated(wire::prefix(root)),

@@ -1,0 +1,285 @@
+//! A real Envoy under a real agent, against a small CA and a small Pilot: `ENVOY_BIN` or `envoy` in PATH.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "a failed unwrap is a failed test"
+)]
+
+mod ca;
+mod pilot;
+mod resource;
+mod world;
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use mesh_agent::AgentError;
+use mesh_proto::mesh::agent::v1::Health;
+use tokio::net::UdpSocket;
+use tokio_util::sync::CancellationToken;
+
+use world::{World, until};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_goes_live_and_pilot_hears_of_it() {
+    let world = World::new();
+    let (pilot, _ca) = (world.start_pilot(), world.start_ca(HOUR));
+    let agent = world.start_agent();
+    world.wait_ready().await;
+    assert_eq!(world.call().await.as_deref(), Some("one"));
+    until("pilot hears that it is healthy", async || {
+        pilot.seen(|seen| seen.health.ends_with(&[Health::Healthy]).then_some(()))
+    })
+    .await;
+    let dump = until("pilot gets the configuration", async || {
+        pilot.seen(|seen| seen.dump.clone())
+    })
+    .await;
+    assert!(dump.contains("EndpointsConfigDump"));
+    assert!(!dump.contains("PRIVATE KEY"));
+    assert_eq!(pilot.seen(|seen| seen.refused.clone()), [""; 0]);
+
+    agent.stop().await;
+    assert!(pilot.seen(|seen| seen.health.ends_with(&[Health::Unhealthy])));
+    assert_eq!(world.call().await, None);
+    assert!(!world.state("admin.sock").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_itself_finds_nothing_wrong_with_the_bootstrap() {
+    let world = World::new();
+    let agent = world.start_agent();
+    until("envoy runs", async || world.envoy_id()).await;
+    let checked = Command::new(world.config.envoy.as_ref().unwrap())
+        .args(["--mode", "validate", "--log-level", "warning"])
+        .arg("--config-path")
+        .arg(world.state("envoy.json"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&checked.stderr);
+    assert!(checked.status.success(), "{said}");
+    // Deprecated fields and missing limits are warnings.
+    assert_eq!(said, "");
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn configuration_outlives_pilot_and_envoy() {
+    let world = World::new();
+    let (pilot, _ca) = (world.start_pilot(), world.start_ca(HOUR));
+    let agent = world.start_agent();
+    world.wait_ready().await;
+    drop(pilot);
+    assert_eq!(world.call().await.as_deref(), Some("one"));
+
+    // Envoy dies while Pilot is away: the next one gets what this one had accepted.
+    let id = world.envoy_id().unwrap();
+    kill(id);
+    let next = until("another envoy", async || {
+        world.envoy_id().filter(|&next| next != id)
+    })
+    .await;
+    until("it serves the same", async || {
+        world.call().await.filter(|body| body == "one")
+    })
+    .await;
+    assert_eq!(world.envoy_id(), Some(next));
+
+    // Pilot returns: nothing changed, nothing is sent.
+    let pilot = world.start_pilot();
+    until("the resume", async || {
+        pilot.seen(|seen| (seen.resumed.len() == 5).then_some(()))
+    })
+    .await;
+    let named: usize = pilot.seen(|seen| seen.resumed.values().map(|one| one.len()).sum());
+    assert_eq!(named, 5);
+    world.serve("two");
+    until("the change arrives", async || {
+        world.call().await.filter(|body| body == "two")
+    })
+    .await;
+    // The changed route, and no other resource.
+    assert_eq!(pilot.seen(|seen| seen.sent), 1);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_starts_with_everybody_else_away() {
+    let world = World::new();
+    let (pilot, ca) = (world.start_pilot(), world.start_ca(HOUR));
+    let agent = world.start_agent();
+    world.wait_ready().await;
+    agent.stop().await;
+    drop((pilot, ca));
+    std::fs::remove_file(world.file("token")).unwrap();
+
+    let agent = world.start_agent();
+    world.wait_ready().await;
+    assert_eq!(world.call().await.as_deref(), Some("one"));
+    let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    client
+        .connect(("127.0.0.1", world.ports.dns))
+        .await
+        .unwrap();
+    let query = b"\x00\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07reviews\x00\x00\x01\x00\x01";
+    client.send(query).await.unwrap();
+    let mut answer = [0; 512];
+    let length = client.recv(&mut answer).await.unwrap();
+    assert!(answer[..length].ends_with(&[240, 240, 0, 1]));
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotated_certificate_reaches_envoy() {
+    let world = World::new();
+    let (_pilot, _ca) = (world.start_pilot(), world.start_ca(Duration::from_secs(8)));
+    let agent = world.start_agent();
+    world.wait_ready().await;
+    let serial = async || {
+        let certs = world.admin("/certs").await?;
+        // The body may come in a chunk, with its length around it.
+        let body = certs.get(certs.find('{')?..=certs.rfind('}')?)?;
+        let json: serde_json::Value = serde_json::from_str(body).ok()?;
+        let chain = &json["certificates"][0]["cert_chain"][0];
+        assert_eq!(
+            chain["subject_alt_names"][0]["uri"].as_str(),
+            Some(world::IDENTITY)
+        );
+        Some(chain["serial_number"].as_str()?.to_owned())
+    };
+    let first = until("a certificate", &serial).await;
+    let second = until("another certificate", async || {
+        serial().await.filter(|serial| *serial != first)
+    })
+    .await;
+    assert_ne!(first, second);
+    assert_eq!(world.call().await.as_deref(), Some("one"));
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_resource_is_told_to_pilot_and_not_kept() {
+    let world = World::new();
+    let (pilot, _ca) = (world.start_pilot(), world.start_ca(HOUR));
+    let agent = world.start_agent();
+    world.wait_ready().await;
+    let (type_url, bad) = resource::bad_cluster();
+    world.resources.send_modify(|resources| {
+        let clusters = resources.get_mut(&type_url).unwrap();
+        clusters.insert(bad.name.clone(), bad.clone());
+    });
+    let reason = until("pilot hears why", async || {
+        pilot.seen(|seen| seen.refused.first().cloned())
+    })
+    .await;
+    assert!(!reason.is_empty());
+    drop(pilot);
+    let id = world.envoy_id().unwrap();
+    kill(id);
+    until("another envoy serves the same", async || {
+        world.envoy_id().filter(|&next| next != id)?;
+        world.call().await.filter(|body| body == "one")
+    })
+    .await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_metrics_are_served_by_tcp_on_both_families() {
+    let world = World::new();
+    let (_pilot, _ca) = (world.start_pilot(), world.start_ca(HOUR));
+    let agent = world.start_agent();
+    world.wait_ready().await;
+    for address in ["127.0.0.1", "::1"] {
+        for (path, status) in [
+            ("/stats/prometheus", "200"),
+            ("/config_dump", "404"),
+            ("/stats", "404"),
+            ("/stats/prometheus/../../quitquitquit", "404"),
+        ] {
+            let head = world.metrics(address, path).await.unwrap();
+            assert!(
+                head.starts_with(&format!("HTTP/1.1 {status}")),
+                "{path}: {head}"
+            );
+        }
+    }
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_agent_does_not_take_the_directory() {
+    let world = World::new();
+    let (_pilot, _ca) = (world.start_pilot(), world.start_ca(HOUR));
+    let agent = world.start_agent();
+    world.wait_ready().await;
+    let second = mesh_agent::run(world.config.clone(), CancellationToken::new()).await;
+    assert!(
+        matches!(second, Err(AgentError::AlreadyRunning { .. })),
+        "{second:?}"
+    );
+    agent.stop().await;
+}
+
+/// The test runs itself as another process, which plays the agent that is killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_agent_leaves_no_envoy() {
+    const ROLE: &str = "MESH_TEST_KILLED_AGENT";
+    if let Some(told) = std::env::var_os(ROLE) {
+        let told = told.into_string().unwrap();
+        let (config, ports) = serde_json::from_str::<(_, [u16; 3])>(&told).unwrap();
+        let [readiness, dns, envoy_metrics] = ports;
+        let agent = mesh_agent::Agent::new(config).with_ports(mesh_agent::Ports {
+            readiness,
+            dns,
+            envoy_metrics,
+        });
+        agent.run(CancellationToken::new()).await.unwrap();
+        return;
+    }
+    let world = World::new();
+    let (_pilot, _ca) = (world.start_pilot(), world.start_ca(HOUR));
+    let ports = [
+        world.ports.readiness,
+        world.ports.dns,
+        world.ports.envoy_metrics,
+    ];
+    let told = serde_json::to_string(&(&world.config, ports)).unwrap();
+    let mut agent = Command::new(std::env::current_exe().unwrap())
+        .args(["a_killed_agent_leaves_no_envoy", "--exact", "--nocapture"])
+        .env(ROLE, told)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    world.wait_ready().await;
+    let envoy = world.envoy_id().unwrap();
+    assert!(is_alive(envoy));
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    until("envoy ends with the agent", async || {
+        (!is_alive(envoy)).then_some(())
+    })
+    .await;
+
+    // And what the killed one left is no hindrance.
+    let agent = world.start_agent();
+    world.wait_ready().await;
+    assert_ne!(world.envoy_id(), Some(envoy));
+    agent.stop().await;
+}
+
+fn kill(id: u32) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(id).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+/// Whether it runs: a process that ended and is not yet waited for does not.
+fn is_alive(id: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{id}/stat"))
+        .is_ok_and(|stat| !stat.rsplit_once(')').unwrap().1.starts_with(" Z"))
+}

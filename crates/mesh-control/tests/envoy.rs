@@ -1,0 +1,265 @@
+//! Real Envoy takes what is made for it, and does with it what was meant.
+//!
+//! Needs the Envoy binary (ENVOY_BIN or PATH); the tests with traffic need root, too.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![expect(clippy::indexing_slicing, reason = "a failed index is a failed test")]
+#![expect(clippy::panic, reason = "a panic is a failed test")]
+
+#[path = "envoy/bootstrap.rs"]
+mod bootstrap;
+#[path = "golden/case.rs"]
+mod case;
+#[path = "envoy/certificate.rs"]
+mod certificate;
+#[path = "envoy/namespace.rs"]
+mod namespace;
+#[path = "envoy/world.rs"]
+mod world;
+
+use std::net::Ipv6Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+use bootstrap::{Resources, bootstrap};
+use case::Case;
+use certificate::Authority;
+use tempfile::TempDir;
+use world::World;
+
+const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
+const API: &str = "spiffe://cluster.local/ns/shop/sa/api";
+
+/// A client and a server that refuses plaintext; its second service is reached by v6 only.
+const SHOP: &str = r#"
+- id: shop/web-1
+  namespace: shop
+  service_account: web
+  addresses: CLIENT
+- id: shop/api-1
+  namespace: shop
+  service_account: api
+  addresses: SERVER
+  labels: {version: v1}
+  services:
+  - name: api
+    ports:
+    - {name: http, number: 80, target: 8080, protocol: http}
+    - {name: tcp, number: 3306, target: 3306, protocol: tcp}
+- id: shop/api6-1
+  namespace: shop
+  service_account: api
+  addresses: SERVER6
+  services:
+  - name: api6
+    ports: [{name: http, number: 80, target: 8080, protocol: http}]
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: istio-system}
+spec: {mtls: {mode: STRICT}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: secret, namespace: shop}
+spec:
+  selector: {matchLabels: {version: v1}}
+  action: DENY
+  rules:
+  - from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]
+    to: [{operation: {paths: [/secret], ports: ["8080"]}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: api, namespace: shop}
+spec:
+  hosts: [api]
+  http:
+  - match: [{uri: {exact: /teapot}}]
+    fault: {abort: {httpStatus: 418}}
+    route: [{destination: {host: api}}]
+  - route: [{destination: {host: api}}]
+"#;
+
+#[test]
+fn a_call_is_carried_by_mutual_tls_and_logged_on_both_sides() {
+    let world = World::start(SHOP);
+    world.server.serve_http(Ipv6Addr::UNSPECIFIED, 8080);
+    for (service, path, peer) in [("api", "/", "127.0.0.6"), ("api6", "/six", "::6")] {
+        let host = format!("{service}.shop.mesh");
+        for address in world.virtual_addresses(&host) {
+            let answer = world.get(address, 80, service, path);
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            assert!(answer.contains(&format!(";URI={WEB}\r\n")), "{answer}");
+            assert!(!answer.contains("forged"), "{answer}");
+            let peer_line = answer
+                .lines()
+                .find(|line| line.starts_with("peer: "))
+                .unwrap();
+            assert!(peer_line.ends_with(peer), "{answer}");
+            let source = world.client.log(|entry| entry.path == path);
+            assert_eq!(
+                (source.log.as_str(), source.peer.as_str()),
+                ("outbound", API)
+            );
+            assert_eq!((source.service, source.code), (host.clone(), 200));
+            let destination = world.server.log(|entry| entry.path == path);
+            assert_eq!(
+                (destination.log.as_str(), destination.peer.as_str()),
+                ("inbound", WEB)
+            );
+            assert_eq!(destination.code, 200);
+        }
+    }
+}
+
+#[test]
+fn bytes_are_carried_by_mutual_tls_also_when_the_server_speaks_first() {
+    let world = World::start(SHOP);
+    world.server.serve_lines(Ipv6Addr::UNSPECIFIED, 3306);
+    for address in world.virtual_addresses("api.shop.mesh") {
+        let answer = world.say(address, 3306, "again\n").unwrap();
+        assert_eq!(answer, "hello ::ffff:127.0.0.6\nagain\n");
+        let source = world.client.log(|entry| entry.service == "api.shop.mesh");
+        assert_eq!(
+            (source.log.as_str(), source.peer.as_str()),
+            ("outbound", API)
+        );
+        let destination = world.server.log(|entry| entry.service == "api.shop.mesh");
+        assert_eq!(
+            (destination.log.as_str(), destination.peer.as_str()),
+            ("inbound", WEB)
+        );
+    }
+}
+
+#[test]
+fn what_is_not_allowed_is_refused() {
+    let world = World::start(SHOP);
+    world.server.serve_http(Ipv6Addr::UNSPECIFIED, 8080);
+    world.server.serve_lines(Ipv6Addr::UNSPECIFIED, 9999);
+    let [api, _] = world.virtual_addresses("api.shop.mesh");
+    for path in [
+        "/secret",
+        "//secret",
+        "/a/../secret",
+        "/%73ecret",
+        "/secret?x",
+        "/.%2fsecret",
+    ] {
+        let answer = world.get(api, 80, "api", path);
+        assert!(answer.starts_with("HTTP/1.1 403"), "{path}: {answer}");
+    }
+    for path in ["/", "/secrets", "/other/secret"] {
+        let answer = world.get(api, 80, "api", path);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+    }
+    // Around the service, and so without mutual TLS: on its port, and on one nobody declared.
+    let server = &world.server.machine;
+    for address in server.addresses() {
+        for port in [8080, 9999] {
+            let answer = world.say(address, port, "GET / HTTP/1.1\r\nhost: api\r\n\r\n");
+            let nothing = answer.as_ref().map_or(true, String::is_empty);
+            assert!(nothing, "{address} {port}: {answer:?}");
+        }
+    }
+}
+
+#[test]
+fn routes_answer_for_their_hosts_and_faults_are_logged() {
+    let world = World::start(SHOP);
+    let [api, _] = world.virtual_addresses("api.shop.mesh");
+    let answer = world.get(api, 80, "api.shop:80", "/teapot");
+    assert!(answer.starts_with("HTTP/1.1 418"), "{answer}");
+    let entry = world.client.log(|entry| entry.path == "/teapot");
+    assert_eq!((entry.code, entry.service.as_str()), (418, "api.shop.mesh"));
+    assert_eq!(entry.peer, "");
+    let answer = world.get(api, 80, "stranger.example.com", "/");
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+}
+
+#[test]
+fn what_is_not_ours_passes() {
+    let world = World::start(SHOP);
+    let [plain, silent] = world.server.machine.outside;
+    world.server.serve_http(plain, 80);
+    world.server.serve_http(plain, 81);
+    world.server.serve_lines(silent, 80);
+    for port in [80, 81] {
+        let answer = world.get(plain.into(), port, "outside.example.com", "/");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{port}: {answer}");
+        assert!(answer.contains("peer: 10.99."), "{port}: {answer}");
+    }
+    // A port on which services of the mesh speak HTTP, and this server something else.
+    let answer = world.say(silent.into(), 80, "again\n").unwrap();
+    assert!(
+        answer.ends_with("again\n") && answer.starts_with("hello "),
+        "{answer}"
+    );
+}
+
+#[test]
+fn envoy_accepts_every_case() {
+    let authority = Authority::new();
+    let mut accepted = 0;
+    for case in Case::all() {
+        for (name, layer) in case.layers() {
+            let what = format!("{} {name}", case.name());
+            validate(&what, &case::json(&layer), &authority);
+            accepted += 1;
+        }
+    }
+    assert!(
+        accepted >= 16,
+        "{accepted} layers are fewer than there were"
+    );
+}
+
+#[test]
+fn envoy_refuses_what_is_wrong() {
+    let case = Case::named("http");
+    let (_, layer) = &case.layers()[0];
+    let mut resources = case::json(layer);
+    let listener = resources
+        .get_mut("listeners")
+        .unwrap()
+        .get_mut("outbound|9080")
+        .unwrap();
+    let first = listener["filter_chains"][0].clone();
+    listener["filter_chains"][1]["filter_chain_match"] = first["filter_chain_match"].clone();
+    let output = run("twice", &resources, &Authority::new());
+    assert!(output.contains("has the same matching rules"), "{output}");
+}
+
+fn validate(what: &str, resources: &Resources, authority: &Authority) {
+    let output = run(what, resources, authority);
+    assert!(output.contains("OK"), "{what}: {output}");
+}
+
+/// What Envoy says of a configuration.
+fn run(what: &str, resources: &Resources, authority: &Authority) -> String {
+    let dir = TempDir::new().unwrap();
+    let secrets = authority.issue("spiffe://cluster.local/ns/default/sa/test", dir.path());
+    let config = bootstrap(resources, &secrets, &dir.path().join("admin"));
+    let file = dir.path().join("envoy.json");
+    fs::write(&file, config.to_string()).unwrap();
+    let output = Command::new(envoy())
+        .args(["--mode", "validate", "--log-level", "warning", "-c"])
+        .arg(&file)
+        .output()
+        .unwrap_or_else(|error| panic!("{what}: Envoy does not run: {error}"));
+    let text = [output.stdout, output.stderr].concat();
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// The Envoy binary.
+fn envoy() -> PathBuf {
+    let named = env::var_os("ENVOY_BIN").map(PathBuf::from);
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = named.or_else(|| {
+        let mut dirs = env::split_paths(&path).map(|dir| dir.join("envoy"));
+        dirs.find(|file| Path::is_file(file))
+    });
+    found.unwrap_or_else(|| panic!("no Envoy: set ENVOY_BIN to the binary, or put it into PATH"))
+}

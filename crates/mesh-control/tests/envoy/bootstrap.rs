@@ -1,0 +1,106 @@
+//! A layer as a configuration file: what comes by ADS stands in place, secrets come from files.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+/// The resources of a proxy, by type and name.
+pub(crate) type Resources = BTreeMap<&'static str, BTreeMap<String, Value>>;
+
+/// The files that stand for the agent's secrets.
+#[derive(Clone, Debug)]
+pub(crate) struct Secrets {
+    /// The certificate chain, PEM.
+    pub(crate) chain: PathBuf,
+    /// Its key, PEM.
+    pub(crate) key: PathBuf,
+    /// The roots, PEM.
+    pub(crate) roots: PathBuf,
+}
+
+/// Envoy's bootstrap with everything in place.
+pub(crate) fn bootstrap(resources: &Resources, secrets: &Secrets, admin: &Path) -> Value {
+    let listeners = resources["listeners"].values().map(|listener| {
+        let mut listener = listener.clone();
+        put_routes(&mut listener, &resources["routes"]);
+        listener
+    });
+    let clusters = resources["clusters"].values().map(|cluster| {
+        let mut cluster = cluster.clone();
+        put_endpoints(&mut cluster, &resources["endpoints"]);
+        cluster
+    });
+    let mut bootstrap = json!({
+        "node": { "id": "test", "cluster": "test" },
+        "admin": { "address": { "pipe": { "path": admin } } },
+        "static_resources": {
+            "listeners": listeners.collect::<Vec<_>>(),
+            "clusters": clusters.collect::<Vec<_>>(),
+        },
+        // As the agent's bootstrap has it: expressions of users are limited by validation.
+        "layered_runtime": { "layers": [{
+            "name": "limits",
+            "static_layer": { "re2.max_program_size.error_level": 32768 },
+        }] },
+    });
+    put_secrets(&mut bootstrap, secrets);
+    bootstrap
+}
+
+fn put_routes(value: &mut Value, routes: &BTreeMap<String, Value>) {
+    each_object(value, &mut |object| {
+        if let Some(rds) = object.remove("rds") {
+            let name = rds["route_config_name"].as_str().unwrap();
+            assert!(rds["config_source"]["ads"].is_object());
+            object.insert("route_config".to_owned(), routes[name].clone());
+            // A RouteConfiguration in place is refused for unknown clusters; one of RDS is not.
+            object["route_config"]["validate_clusters"] = json!(false);
+        }
+    });
+}
+
+fn put_endpoints(cluster: &mut Value, endpoints: &BTreeMap<String, Value>) {
+    let name = cluster["name"].as_str().unwrap().to_owned();
+    let object = cluster.as_object_mut().unwrap();
+    if object.remove("eds_cluster_config").is_some() {
+        object.insert("load_assignment".to_owned(), endpoints[&name].clone());
+        object.insert("type".to_owned(), json!("STATIC"));
+    }
+}
+
+fn put_secrets(value: &mut Value, secrets: &Secrets) {
+    each_object(value, &mut |object| {
+        if let Some(own) = object.remove("tls_certificate_sds_secret_configs") {
+            assert_eq!(own[0]["name"], "default");
+            let own = json!([{
+                "certificate_chain": { "filename": secrets.chain },
+                "private_key": { "filename": secrets.key },
+            }]);
+            object.insert("tls_certificates".to_owned(), own);
+        }
+        if let Some(mut combined) = object.remove("combined_validation_context") {
+            assert_eq!(
+                combined["validation_context_sds_secret_config"]["name"],
+                "ROOTCA"
+            );
+            let mut context = combined["default_validation_context"].take();
+            context["trusted_ca"] = json!({ "filename": secrets.roots });
+            object.insert("validation_context".to_owned(), context);
+        }
+    });
+}
+
+/// Visits every object, the outer before the inner.
+fn each_object(value: &mut Value, visit: &mut impl FnMut(&mut Map<String, Value>)) {
+    match value {
+        Value::Object(object) => {
+            visit(object);
+            object
+                .values_mut()
+                .for_each(|inner| each_object(inner, visit));
+        }
+        Value::Array(list) => list.iter_mut().for_each(|inner| each_object(inner, visit)),
+        _ => {}
+    }
+}

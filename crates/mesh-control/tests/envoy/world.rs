@@ -1,0 +1,340 @@
+//! A client and a server with sidecars, made of a case and real Envoys.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+use std::{fs, thread};
+
+use mesh_control::pilot::mesh::{Config, Mesh};
+use mesh_control::pilot::snapshot;
+use mesh_model::{Health, Host, Workload};
+use mesh_proto::envoy::data::accesslog::v3::AccessLogCommon;
+use mesh_proto::envoy::service::accesslog::v3::access_log_service_server::{
+    AccessLogService, AccessLogServiceServer,
+};
+use mesh_proto::envoy::service::accesslog::v3::stream_access_logs_message::LogEntries;
+use mesh_proto::envoy::service::accesslog::v3::{
+    StreamAccessLogsMessage, StreamAccessLogsResponse,
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::bootstrap::{Resources, bootstrap};
+use super::case;
+use super::certificate::Authority;
+use super::namespace::{Machine, PROXY, pair};
+
+/// How long anything may take before it counts as not happening.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A client and a server.
+pub(crate) struct World {
+    pub(crate) mesh: Mesh,
+    pub(crate) client: Sidecar,
+    pub(crate) server: Sidecar,
+}
+
+/// A machine with a sidecar.
+pub(crate) struct Sidecar {
+    envoy: Child,
+    /// Access logs that the Mixer gets.
+    pub(crate) logs: Receiver<Entry>,
+    pub(crate) machine: Machine,
+    _files: TempDir,
+}
+
+/// What matters of an access log.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Entry {
+    /// The name of the log: `inbound` or `outbound`.
+    pub(crate) log: String,
+    pub(crate) peer: String,
+    pub(crate) service: String,
+    pub(crate) path: String,
+    pub(crate) code: u32,
+}
+
+// === impl World ===
+
+impl World {
+    /// Starts both sides. `workloads` and `objects` are YAML as in the cases, where `CLIENT` and
+    /// `SERVER` stand for the addresses.
+    pub(crate) fn start(yaml: &str) -> Self {
+        let [client, server] = pair();
+        let list = |machine: &Machine| format!("[\"{}\", \"{}\"]", machine.v4, machine.v6);
+        let yaml = yaml
+            .replace("CLIENT", &list(&client))
+            .replace("SERVER6", &format!("[\"{}\"]", server.v6))
+            .replace("SERVER", &list(&server));
+        let mut documents: Vec<Value> = serde_saphyr::from_multiple(&yaml).unwrap();
+        let workloads: Vec<Workload> = serde_json::from_value(documents.remove(0)).unwrap();
+        let mut config = Config {
+            mixer: vec![SocketAddr::from(([127, 0, 0, 1], 15011))],
+            ..Config::default()
+        };
+        for document in &documents {
+            case::add(&mut config, document);
+        }
+        let workloads: Vec<_> = workloads
+            .into_iter()
+            .map(|workload| (workload, Health::Healthy))
+            .collect();
+        let mesh = case::assemble(config, &workloads);
+        let authority = Authority::new();
+        let client = Sidecar::start(&mesh, client, &authority);
+        let server = Sidecar::start(&mesh, server, &authority);
+        Self {
+            mesh,
+            client,
+            server,
+        }
+    }
+
+    /// The virtual addresses of a host.
+    pub(crate) fn virtual_addresses(&self, host: &str) -> [IpAddr; 2] {
+        let host: Host = host.parse().unwrap();
+        let addresses = self.mesh.entries[&host].addresses.unwrap();
+        [addresses.v4.into(), addresses.v6.into()]
+    }
+
+    /// A request of the client's application, and the whole answer.
+    pub(crate) fn get(&self, to: IpAddr, port: u16, host: &str, path: &str) -> String {
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nhost: {host}\r\nx-forwarded-client-cert: forged\r\nconnection: close\r\n\r\n"
+        );
+        self.say(to, port, &request).unwrap()
+    }
+
+    /// Bytes of the client's application, and all that is answered.
+    pub(crate) fn say(&self, to: IpAddr, port: u16, bytes: &str) -> std::io::Result<String> {
+        let bytes = bytes.to_owned();
+        self.client.machine.inside(move || {
+            let mut stream = TcpStream::connect_timeout(&(to, port).into(), PATIENCE)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.write_all(bytes.as_bytes())?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        })
+    }
+}
+
+// === impl Sidecar ===
+
+impl Sidecar {
+    fn start(mesh: &Mesh, machine: Machine, authority: &Authority) -> Self {
+        let is_here = |workload: &&(Workload, Health)| workload.0.addresses == machine.addresses();
+        let (workload, _) = mesh.workloads().find(is_here).unwrap();
+        let mut resources = case::json(&snapshot::shared(mesh, &workload.namespace));
+        for (kind, own) in case::json(&snapshot::own(mesh, workload)) {
+            resources.get_mut(kind).unwrap().extend(own);
+        }
+        without_tls(&mut resources, "mixer");
+
+        let files = TempDir::new().unwrap();
+        let identity = workload.identity(&mesh.trust_domain).to_string();
+        let secrets = authority.issue(&identity, files.path());
+        let config = bootstrap(&resources, &secrets, &files.path().join("admin"));
+        let file = files.path().join("envoy.json");
+        fs::write(&file, config.to_string()).unwrap();
+        std::os::unix::fs::chown(files.path(), Some(PROXY), Some(PROXY)).unwrap();
+        fs::set_permissions(files.path(), fs::Permissions::from_mode(0o755)).unwrap();
+
+        let logs = mixer(&machine);
+        let binary = super::envoy();
+        let mut envoy = machine.inside(move || {
+            Command::new(binary)
+                .args([
+                    "--disable-hot-restart",
+                    "--concurrency",
+                    "1",
+                    "--log-level",
+                    "info",
+                ])
+                .args(["--file-flush-interval-msec", "50", "-c"])
+                .arg(file)
+                .uid(PROXY)
+                .gid(PROXY)
+                .stdout(Stdio::inherit())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap()
+        });
+        let mut lines = BufReader::new(envoy.stderr.take().unwrap()).lines();
+        let mut said = Vec::new();
+        loop {
+            let Some(Ok(line)) = lines.next() else {
+                panic!("Envoy did not start:\n{}", said.join("\n"));
+            };
+            if line.contains("starting workers") {
+                break;
+            }
+            said.push(line);
+        }
+        // Read on, so that Envoy never waits for a reader.
+        thread::spawn(move || lines.for_each(drop));
+        Self {
+            envoy,
+            logs,
+            machine,
+            _files: files,
+        }
+    }
+
+    /// Serves HTTP: every answer is the request's head, the caller's address before it.
+    pub(crate) fn serve_http(&self, address: impl Into<IpAddr>, port: u16) {
+        self.serve(address.into(), port, |mut stream| {
+            let peer = stream.peer_addr()?;
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte)?;
+                head.extend(byte);
+            }
+            let body = format!("peer: {}\r\n{}", peer.ip(), String::from_utf8_lossy(&head));
+            let length = body.len();
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}"
+            )
+        });
+    }
+
+    /// Serves a protocol in which the server speaks first and then repeats one line.
+    pub(crate) fn serve_lines(&self, address: impl Into<IpAddr>, port: u16) {
+        self.serve(address.into(), port, |mut stream| {
+            write!(stream, "hello {}\n", stream.peer_addr()?.ip())?;
+            let mut line = String::new();
+            BufReader::new(stream.try_clone()?).read_line(&mut line)?;
+            stream.write_all(line.as_bytes())
+        });
+    }
+
+    fn serve(
+        &self,
+        address: IpAddr,
+        port: u16,
+        answer: impl Fn(TcpStream) -> std::io::Result<()> + Send + Copy + 'static,
+    ) {
+        let listener = self
+            .machine
+            .inside(move || TcpListener::bind((address, port)).unwrap());
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                // A caller that goes away is no concern of a server.
+                thread::spawn(move || stream.and_then(answer).ok());
+            }
+        });
+    }
+
+    /// The next access log of which `is_meant` says so.
+    pub(crate) fn log(&self, is_meant: impl Fn(&Entry) -> bool) -> Entry {
+        let mut others = Vec::new();
+        loop {
+            match self.logs.recv_timeout(PATIENCE) {
+                Ok(entry) if is_meant(&entry) => return entry,
+                Ok(entry) => others.push(entry),
+                Err(error) => panic!("no such access log: {error}; there were {others:#?}"),
+            }
+        }
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        self.envoy.kill().ok();
+        self.envoy.wait().ok();
+    }
+}
+
+/// The Mixer of the test speaks without TLS.
+fn without_tls(resources: &mut Resources, cluster: &str) {
+    let cluster = resources
+        .get_mut("clusters")
+        .unwrap()
+        .get_mut(cluster)
+        .unwrap();
+    let socket = cluster.as_object_mut().unwrap().remove("transport_socket");
+    assert!(socket.is_some_and(|socket| socket.to_string().contains("/sa/mixer")));
+    cluster["connect_timeout"] = json!("1s");
+}
+
+/// Takes the access logs of a machine's proxy.
+fn mixer(machine: &Machine) -> Receiver<Entry> {
+    let (sender, receiver) = channel();
+    let listener = machine.inside(|| TcpListener::bind("127.0.0.1:15011").unwrap());
+    listener.set_nonblocking(true).unwrap();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.unwrap().block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+            let service = AccessLogServiceServer::new(Mixer { sender });
+            let server = tonic::transport::Server::builder().add_service(service);
+            server.serve_with_incoming(incoming).await.unwrap();
+        });
+    });
+    receiver
+}
+
+struct Mixer {
+    sender: Sender<Entry>,
+}
+
+#[tonic::async_trait]
+impl AccessLogService for Mixer {
+    async fn stream_access_logs(
+        &self,
+        request: Request<Streaming<StreamAccessLogsMessage>>,
+    ) -> Result<Response<StreamAccessLogsResponse>, Status> {
+        let mut stream = request.into_inner();
+        let mut name = String::new();
+        while let Some(message) = stream.message().await? {
+            if let Some(identifier) = message.identifier {
+                name = identifier.log_name;
+            }
+            for mut entry in entries(message.log_entries) {
+                entry.log.clone_from(&name);
+                // Nobody listens any more when the test is over.
+                self.sender.send(entry).ok();
+            }
+        }
+        Ok(Response::new(StreamAccessLogsResponse {}))
+    }
+}
+
+fn entries(entries: Option<LogEntries>) -> Vec<Entry> {
+    let of = |common: Option<AccessLogCommon>| {
+        let tags = common.unwrap().custom_tags;
+        Entry {
+            peer: tags.get("peer").cloned().unwrap_or_default(),
+            service: tags.get("service").cloned().unwrap_or_default(),
+            ..Entry::default()
+        }
+    };
+    match entries {
+        Some(LogEntries::HttpLogs(logs)) => {
+            let logs = logs.log_entry.into_iter().map(|log| Entry {
+                path: log.request.unwrap_or_default().path,
+                code: log
+                    .response
+                    .and_then(|it| it.response_code)
+                    .map_or(0, |code| code.value),
+                ..of(log.common_properties)
+            });
+            logs.collect()
+        }
+        Some(LogEntries::TcpLogs(logs)) => {
+            let logs = logs.log_entry.into_iter();
+            logs.map(|log| of(log.common_properties)).collect()
+        }
+        None => Vec::new(),
+    }
+}
