@@ -19,6 +19,7 @@ pub mod cache;
 pub mod clock;
 mod discovery;
 mod identifier;
+mod json;
 pub mod kind;
 mod listener;
 mod namespaces;
@@ -177,7 +178,7 @@ impl ApiServer {
 
         let clock = Clock::system();
         let store = Arc::clone(&config.store);
-        let schemas = Arc::new(Schemas::new());
+        let schemas = Arc::new(Schemas::generate());
         let objects = Objects::new(Arc::clone(&store), clock, Arc::clone(&schemas));
         let seed = |failure: Failure| ApiError::Seed {
             reason: failure.message,
@@ -186,7 +187,7 @@ impl ApiServer {
         let tokens = Arc::new(Tokens::new(Arc::clone(&store), clock));
         tokens.prepare().await.map_err(seed)?;
 
-        let cache = Arc::new(Cache::new());
+        let cache = Arc::new(Cache::empty());
         let mut tasks = JoinSet::new();
         // Ends everything that this function started, also when the caller drops the handle.
         let shutdown = shutdown.child_token();

@@ -20,6 +20,10 @@ pub mod registry;
 pub mod resource;
 pub mod session;
 pub mod snapshot;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -1,6 +1,7 @@
 //! Whatever the mesh, Envoy can take the snapshot, and equal meshes have equal ones.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![expect(clippy::unreachable, reason = "reached, it fails the test")]
 #![expect(clippy::indexing_slicing, reason = "a failed index is a failed test")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,6 +80,41 @@ proptest! {
             same(&[&one, &other].map(|mesh| snapshot::own(mesh, workload)))?;
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn a_layer_made_from_the_one_before_is_the_same(
+        input in input(),
+        change in change(),
+        places in vec(any::<Index>(), 1..3),
+    ) {
+        let config = input.config();
+        let before = Mesh::assemble(&config, &input.workloads);
+        let mut workloads = input.workloads.clone();
+        for place in places.iter().filter(|_| !input.workloads.is_empty()) {
+            change.apply(&mut workloads, place.index(input.workloads.len()));
+        }
+        let mesh = Mesh::assemble(&config, &workloads);
+        for namespace in ["shop", "front"] {
+            let namespace = namespace.parse().unwrap();
+            let old = snapshot::shared(&before, &namespace);
+            let quick = snapshot::shared_after(&mesh, &namespace, &before, &old);
+            same(&[quick, snapshot::shared(&mesh, &namespace)])?;
+        }
+    }
+}
+
+/// What happens to a workload.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Readiness,
+    Addresses,
+    Labels,
+    Account,
+    Departure,
 }
 
 fn same([one, other]: &[Layer; 2]) -> Result<(), TestCaseError> {
@@ -203,6 +239,10 @@ fn messages<M: Message + Name + Default>(layer: &Layer, kind: ResourceType) -> V
 
 impl Input {
     fn mesh(&self) -> Mesh {
+        Mesh::assemble(&self.config(), &self.workloads)
+    }
+
+    fn config(&self) -> Config {
         let mut config = Config::default();
         for object in &self.objects {
             add(&mut config, object);
@@ -213,8 +253,38 @@ impl Input {
             taken.insert(addresses.v4, host.clone());
             config.virtual_addresses.insert(host, addresses);
         }
-        Mesh::assemble(&config, &self.workloads)
+        config
     }
+}
+
+// === impl Change ===
+
+impl Change {
+    fn apply(self, workloads: &mut Vec<(Workload, Health)>, place: usize) {
+        let Some((workload, health)) = workloads.get_mut(place) else {
+            return;
+        };
+        match self {
+            Self::Readiness if *health == Health::Healthy => *health = Health::Unhealthy,
+            Self::Readiness => *health = Health::Healthy,
+            Self::Addresses => workload.addresses = vec![[10, 0, 0, 9].into()],
+            Self::Labels => {
+                workload.labels = [("version".to_owned(), "v1".to_owned())].into();
+            }
+            Self::Account => workload.service_account = "three".parse().unwrap(),
+            Self::Departure => drop(workloads.remove(place)),
+        }
+    }
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    select(vec![
+        Change::Readiness,
+        Change::Addresses,
+        Change::Labels,
+        Change::Account,
+        Change::Departure,
+    ])
 }
 
 fn add(config: &mut Config, object: &Value) {
@@ -225,7 +295,7 @@ fn add(config: &mut Config, object: &Value) {
         IstioObject::PeerAuthentication(object) => {
             config.peer_authentications.push(Arc::new(object));
         }
-        other => panic!("{:?} is not made here", other.kind()),
+        other => unreachable!("{:?} is not made here", other.kind()),
     }
 }
 
@@ -332,7 +402,8 @@ fn workload() -> impl Strategy<Value = (Workload, Health)> {
     })
 }
 
-fn object(kind: &str, namespace: &str, spec: Value) -> Value {
+fn object(kind: &str, namespace: &str, spec: impl Into<Value>) -> Value {
+    let spec: Value = spec.into();
     let group = IstioKind::ALL
         .into_iter()
         .find(|known| known.as_str() == kind)

@@ -124,30 +124,23 @@ fn cgroups(dir: &Path, depth: u32, things: &mut BTreeSet<String>) {
     }
 }
 
-/// Every process; one that began in between and is not of ours would be named too, and is rare:
-/// only those whose program or arguments name the mesh, Envoy or the scenario's directory count.
+/// Every process that is one of the scenario's programs or was started with a path of its directory.
 fn processes(things: &mut BTreeSet<String>) {
+    const PROGRAMS: [&str; 5] = ["mesh", "mesh-echo", "envoy", "redis-server", "tcpdump"];
     let Ok(entries) = fs::read_dir("/proc") else {
         return;
     };
     for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.parse::<u32>().is_err() {
+        let pid = entry.file_name().to_string_lossy().into_owned();
+        if pid.parse::<u32>().is_err() {
             continue;
         }
         let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&arguments).replace('\0', " ");
-        let ours = [
-            "mesh-echo",
-            "/mesh ",
-            "envoy",
-            super::HOME,
-            "redis-server",
-            "tcpdump",
-        ];
-        // The scenario's own outer process carries none of these.
-        if ours.iter().any(|part| line.contains(part)) {
-            things.insert(format!("process {name} {}", line.trim()));
+        let program = fs::read_link(entry.path().join("exe")).unwrap_or_default();
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        if PROGRAMS.contains(&name.as_ref()) || line.contains(super::HOME) {
+            things.insert(format!("process {pid} {}", line.trim()));
         }
     }
 }

@@ -49,14 +49,6 @@ impl Row {
         }
     }
 
-    pub(crate) fn not_run(promise: &str, evidence: String) -> Self {
-        Self {
-            promise: promise.to_owned(),
-            result: Outcome::NotRun,
-            evidence,
-        }
-    }
-
     /// Whether the promise was kept.
     pub(crate) fn is_pass(&self) -> bool {
         self.result == Outcome::Pass

@@ -66,8 +66,31 @@ async fn rows(world: &mut World) {
     routing::rows(world).await;
     policy::rows(world).await;
     telemetry::rows(world).await;
-    redirect::rows(world).await;
+    under_load(world).await;
     control_plane::rows(world).await;
+}
+
+/// Rows that disturb nothing but their own part of the mesh, at the same time: each has a load of its own.
+async fn under_load(world: &mut World) {
+    // Every failure must reach the client.
+    if let Err(why) = routing::apply(world, "no-retries.yaml").await {
+        world.record("retries are off for the rows under load", Err(why));
+        return;
+    }
+    let (mixer, rotation, tampered) = tokio::join!(
+        telemetry::without_mixer(world),
+        identity::rotation(world),
+        redirect::tampered(world),
+    );
+    world.record("Mixer killed: no failed request", mixer);
+    world.record(
+        "certificates rotated under load: no failed request",
+        rotation,
+    );
+    world.record(
+        "a rule removed by hand is named within 5 s, and no plaintext leaves meanwhile",
+        tampered,
+    );
 }
 
 /// The loopback of the namespace that plays the host, and the directory of control sockets.

@@ -82,13 +82,6 @@ impl World {
         kept
     }
 
-    /// Records that a promise could not be looked at.
-    pub(crate) fn skip(&mut self, promise: &str, why: &str) {
-        let row = Row::not_run(promise, why.to_owned());
-        eprintln!("{}", row.line());
-        self.rows.push(row);
-    }
-
     /// Runs `mesh` and wants it to succeed.
     pub(crate) async fn mesh(&self, arguments: &[&str]) -> Step<String> {
         let said = self.mesh_says(arguments).await?;
@@ -154,7 +147,9 @@ impl World {
             .output();
         let output = tokio::time::timeout(Duration::from_secs(120), output)
             .await
-            .map_err(|_| format!("`{program} {}` took more than 120 s", arguments.join(" ")))?
+            .map_err(|_elapsed| {
+                format!("`{program} {}` took more than 120 s", arguments.join(" "))
+            })?
             .map_err(|error| format!("`{program}`: {error}"))?;
         Ok(Said {
             code: output.status.code().unwrap_or(-1),

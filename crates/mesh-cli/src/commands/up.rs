@@ -72,9 +72,14 @@ pub(crate) async fn run(args: &Args) -> Outcome {
     }
     let hint = format!("see `mesh logs {}`", group.name);
     let late = |error: mesh_runtime::RuntimeError| Failure::of(&error).with_hint(&hint);
-    start_group(&engine, &group.name, PATIENCE).await.map_err(late)?;
+    start_group(&engine, &group.name, PATIENCE)
+        .await
+        .map_err(late)?;
     for unit in &units {
-        engine.wait_ready(&group.name, &unit.name, PATIENCE).await.map_err(late)?;
+        engine
+            .wait_ready(&group.name, &unit.name, PATIENCE)
+            .await
+            .map_err(late)?;
     }
 
     let file = home.join("kubeconfig");

@@ -4,6 +4,7 @@ use mesh_model::istio::{self, IstioKind};
 use mesh_model::{Problem, Problems};
 use serde_json::Value;
 
+use super::json::{at, text};
 use super::kind::{Kind, RBAC_GROUP};
 use super::objects::name_of;
 use super::openapi::Schemas;
@@ -104,8 +105,8 @@ fn check_istio(kind: IstioKind, object: &Value, findings: &mut Findings) {
 }
 
 fn check_metadata(kind: Kind, object: &Value, problems: &mut Problems) {
-    let metadata = &object["metadata"];
-    let name = metadata["name"].as_str().unwrap_or_default();
+    let metadata = at(object, "metadata");
+    let name = text(metadata, "name");
     let is_rbac = kind.group == RBAC_GROUP;
     if name.is_empty() {
         problems.push(Problem::new(
@@ -141,7 +142,7 @@ fn check_metadata(kind: Kind, object: &Value, problems: &mut Problems) {
         is_label_value(value).then_some(()).ok_or("a label value (a-z, A-Z, 0-9, `-`, `_`, `.`; at most 63; begins and ends with a letter or digit)")
     });
     check_map(metadata, "annotations", problems, |_| Ok(()));
-    let size: usize = metadata["annotations"]
+    let size: usize = at(metadata, "annotations")
         .as_object()
         .into_iter()
         .flatten()
@@ -154,7 +155,7 @@ fn check_metadata(kind: Kind, object: &Value, problems: &mut Problems) {
             format!("at most {MAX_ANNOTATIONS} bytes"),
         ));
     }
-    match &metadata["finalizers"] {
+    match at(metadata, "finalizers") {
         Value::Null => {}
         Value::Array(list) => {
             for (index, finalizer) in list.iter().enumerate() {

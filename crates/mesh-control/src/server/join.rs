@@ -1,6 +1,7 @@
 //! How Pilot and the Mixer join the mesh: as workloads do, with a token of their service account.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
@@ -21,6 +22,8 @@ use crate::ca::gate::AUDIENCE;
 pub(super) struct ApiJoin {
     client: Client,
     role: Role,
+    /// Where the CA was last: a certificate can be renewed while the API is away.
+    last: Arc<Mutex<Vec<SocketAddr>>>,
 }
 
 /// The token is used at once; the API makes none that lives shorter than ten minutes.
@@ -29,7 +32,11 @@ const TOKEN_SECONDS: i64 = 600;
 impl ApiJoin {
     /// The join of a role.
     pub(super) fn new(client: Client, role: Role) -> Self {
-        Self { client, role }
+        Self {
+            client,
+            role,
+            last: Arc::default(),
+        }
     }
 
     /// What keeps the role's credentials alive in `store`.
@@ -98,10 +105,18 @@ impl ApiJoin {
 impl JoinSource for ApiJoin {
     fn addresses(&self) -> JoinFuture<'_, Vec<SocketAddr>> {
         Box::pin(async {
-            Rendezvous::read(&self.client)
+            let found = Rendezvous::read(&self.client)
                 .await
-                .and_then(|found| found.addresses(Service::Ca))
-                .map_err(|error| failed("the addresses of the CA", error))
+                .and_then(|found| found.addresses(Service::Ca));
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            match found {
+                Ok(addresses) => {
+                    last.clone_from(&addresses);
+                    Ok(addresses)
+                }
+                Err(_away) if !last.is_empty() => Ok(last.clone()),
+                Err(error) => Err(failed("the addresses of the CA", error)),
+            }
         })
     }
 

@@ -32,16 +32,15 @@ pub(super) async fn start_pilot(
     let waiting = RoleState::Starting("waiting for the API");
     context.health.set(Role::Pilot, waiting);
     let access = Access::open(&context.kubeconfig(Role::Pilot)).await?;
-    let trust_domain = match trust_domain {
-        Some(known) => known,
-        None => {
-            let found = patiently("reading the config map of the mesh", &context.stop, || {
-                Rendezvous::read(&access.client)
-            });
-            match found.await {
-                Some(found) => found.trust_domain,
-                None => return Ok(None),
-            }
+    let trust_domain = if let Some(known) = trust_domain {
+        known
+    } else {
+        let found = patiently("reading the config map of the mesh", &context.stop, || {
+            Rendezvous::read(&access.client)
+        });
+        match found.await {
+            Some(found) => found.trust_domain,
+            None => return Ok(None),
         }
     };
     Ok(Some(Pilot {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use mesh_tests::control::Command;
 use serde_json::Value;
 
@@ -65,13 +66,14 @@ pub(crate) const INSTANCES: [Instance; 6] = [
 
 /// Deploys the sample; false if nothing further makes sense.
 pub(crate) async fn sample(world: &mut World) -> bool {
-    for instance in &INSTANCES {
-        let result = start(world, instance).await;
-        if let Err(why) = result {
-            return world.record(
-                &format!("{} is deployed with its sidecar", instance.name),
-                Err(why),
-            );
+    let (called, calling) = INSTANCES.split_at(INSTANCES.len() - 1);
+    for together in [called, calling] {
+        let started = join_all(together.iter().map(|instance| start(world, instance))).await;
+        for (instance, result) in together.iter().zip(started) {
+            if let Err(why) = result {
+                let promise = format!("{} is deployed with its sidecar", instance.name);
+                return world.record(&promise, Err(why));
+            }
         }
     }
     let order = order(world).await;

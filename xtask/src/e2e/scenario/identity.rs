@@ -1,9 +1,12 @@
 //! Every hop is mutual TLS, between the identities that were meant.
 
+use std::time::Duration;
+
 use mesh_tests::call::Call;
 use serde_json::Value;
 
-use crate::e2e::world::{Step, World, ensure};
+use super::control_plane::{under_load, unit};
+use crate::e2e::world::{Step, World, ensure, eventually};
 
 pub(crate) async fn rows(world: &mut World) {
     let result = hops(world).await;
@@ -62,4 +65,44 @@ async fn hops(world: &World) -> Step<String> {
         "the servers' sidecars verified: {}",
         seen.join(", ")
     ))
+}
+
+/// Both ends of a hop get new certificates while requests go through.
+pub(crate) async fn rotation(world: &World) -> Step<String> {
+    let ends = ["productpage-v1", "details-v1"];
+    let event = async {
+        let mut old = Vec::new();
+        for end in ends {
+            old.push(serial(world, end).await?);
+        }
+        let mut changes = Vec::new();
+        for (end, old) in ends.into_iter().zip(old) {
+            let renewed = || async {
+                let new = serial(world, end).await?;
+                ensure(new != old, || format!("{end} still has {old}"))?;
+                Ok(new)
+            };
+            let (new, _) = eventually(Duration::from_secs(40), renewed).await?;
+            changes.push(format!("{end} {old} → {new}"));
+        }
+        Ok(changes)
+    };
+    let (report, changes) = under_load(world, "rotation", event).await?;
+    Ok(format!(
+        "{} requests, {} on new connections, 0 failed; serials: {}",
+        report.requests,
+        report.on_new_connections,
+        changes.join(", ")
+    ))
+}
+
+/// The serial of the certificate that a sidecar uses.
+async fn serial(world: &World, group: &str) -> Step<String> {
+    let status = world.mesh_json(&["status"]).await?;
+    let serial = unit(&status, group, "sidecar")?
+        .pointer("/certificate/serial")
+        .and_then(Value::as_str);
+    serial
+        .map(str::to_owned)
+        .ok_or_else(|| format!("`mesh status` knows no certificate of {group}"))
 }

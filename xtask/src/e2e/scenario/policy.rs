@@ -37,14 +37,19 @@ async fn authorization(world: &World) -> Step<String> {
     eventually(SOON, refused).await?;
     let allowed = status(world, "reviews-v2", "/only").await?;
     ensure(allowed == 200, || format!("reviews gets {allowed}"))?;
-    let private = status(world, "reviews-v2", "/only/private").await?;
-    ensure(private == 403, || {
-        format!("reviews gets {private} for what is private")
-    })?;
     // Other spellings of the same path are the same path.
-    for spelling in ["/only//private", "/only/./private", "/only/x/../private"] {
-        let got = status(world, "reviews-v2", spelling).await?;
-        ensure(got == 403, || format!("reviews gets {got} for {spelling}"))?;
+    // Connections that Envoy kept from before are drained within seconds, not at once.
+    for spelling in [
+        "/only/private",
+        "/only//private",
+        "/only/./private",
+        "/only/x/../private",
+    ] {
+        let private = || async {
+            let got = status(world, "reviews-v2", spelling).await?;
+            ensure(got == 403, || format!("reviews gets {got} for {spelling}"))
+        };
+        eventually(SOON, private).await?;
     }
     let why = world
         .mesh(&[

@@ -178,7 +178,9 @@ fn words(state: RuleState) -> &'static str {
 
 /// The certificate that a sidecar keeps in its directory.
 fn certificate(state_dir: &Path) -> Option<CertificateView> {
-    let credentials = CredentialDirectory::new(state_dir).load().ok()??;
+    let credentials = CredentialDirectory::new(state_dir.join("identity"))
+        .load()
+        .ok()??;
     let not_after = credentials.not_after().duration_since(UNIX_EPOCH).ok()?;
     Some(CertificateView {
         identity: credentials.identity().to_string(),

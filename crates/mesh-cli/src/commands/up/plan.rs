@@ -122,7 +122,7 @@ impl Plan {
         ];
         command.extend(arguments.iter().map(|argument| (*argument).to_owned()));
         if let Some(ttl) = self.certificate_ttl {
-            command.extend(["--certificate-ttl".to_owned(), ttl.to_string()]);
+            command.extend(["--certificate-ttl".to_owned(), format!("{ttl}s")]);
         }
         let mut spec = UnitSpec::new(name(unit)?, command);
         spec.restart = RestartPolicy::Always;

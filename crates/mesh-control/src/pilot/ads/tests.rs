@@ -1,11 +1,9 @@
 //! Real gRPC over connections in memory, whose other end is who a test says it is.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::atomic::AtomicUsize;
 
-use hyper_util::rt::TokioIo;
-use mesh_identity::{Connection, Peer};
+use mesh_identity::Peer;
 use mesh_model::{Health, Workload};
 use mesh_proto::envoy::config::cluster::v3::Cluster;
 use mesh_proto::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
@@ -13,80 +11,25 @@ use mesh_proto::envoy::config::core::v3::Node;
 use mesh_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use mesh_proto::envoy::service::discovery::v3::DiscoveryRequest;
 use mesh_proto::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use mesh_proto::mesh::agent::v1::agents_client::AgentsClient;
 use mesh_proto::mesh::agent::v1::agents_server::AgentsServer;
-use mesh_proto::mesh::agent::v1::{
-    AgentMessage, PilotMessage, Register, agent_message, pilot_message,
-};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
-use tonic::transport::server::Connected;
-use tonic::transport::{Channel, Endpoint, Server};
-use tonic::{Code, Status};
+use mesh_proto::mesh::agent::v1::{AgentMessage, ConfigDump, agent_message, pilot_message};
+use tonic::Code;
+use tonic::service::RoutesBuilder;
 
 use super::client::{ClientError, DeltaClient, Held};
 use super::*;
 use crate::pilot::registry::AgentsService;
-use crate::pilot::registry::wire::write_workload;
 use crate::pilot::resource::{Layer, Resource};
 use crate::pilot::session::State;
-
-/// A connection whose other end has proven who it is.
-struct Wire {
-    stream: DuplexStream,
-    connection: Connection,
-}
+use crate::pilot::testing::{Agent, Dialer};
 
 /// Pilot's services without a publisher: tests publish themselves.
 struct World {
     registry: AgentRegistry,
     views: Views,
     sessions: Sessions,
-    connections: mpsc::UnboundedSender<io::Result<Wire>>,
+    dialer: Dialer,
     _stop: tokio_util::sync::DropGuard,
-}
-
-/// The registration stream of a test's agent.
-struct Agent {
-    messages: mpsc::Sender<AgentMessage>,
-    answers: Streaming<PilotMessage>,
-}
-
-impl Connected for Wire {
-    type ConnectInfo = Connection;
-
-    fn connect_info(&self) -> Connection {
-        self.connection.clone()
-    }
-}
-
-impl AsyncRead for Wire {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Wire {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, buffer)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
 }
 
 impl World {
@@ -98,43 +41,19 @@ impl World {
         let ads = AdsService::new(registry.clone(), views.clone(), stop.clone());
         let sessions = ads.sessions();
         let agents = AgentsService::new(registry.clone(), stop.clone());
-        let (connections, incoming) = mpsc::unbounded_channel();
-        let server = Server::builder()
+        let mut routes = RoutesBuilder::default();
+        routes
             .add_service(AgentsServer::new(agents))
-            .add_service(ads)
-            .serve_with_incoming_shutdown(
-                UnboundedReceiverStream::new(incoming),
-                stop.clone().cancelled_owned(),
-            );
-        tokio::spawn(server);
+            .add_service(ads);
+        let dialer = Dialer::serve(routes.routes(), &stop);
         tokio::spawn(registry.clone().expire(stop.clone()));
         Self {
             registry,
             views,
             sessions,
-            connections,
+            dialer,
             _stop: stop.drop_guard(),
         }
-    }
-
-    /// A channel of a client that has proven to be `peer`.
-    fn channel(&self, peer: &Peer) -> Channel {
-        let connections = self.connections.clone();
-        let connection = Connection {
-            peer: peer.clone(),
-            remote: ([127, 0, 0, 1], 1).into(),
-            certificate: None,
-        };
-        let connect = tower::service_fn(move |_uri| {
-            let (ours, theirs) = tokio::io::duplex(16 * 1024);
-            let wire = Wire {
-                stream: theirs,
-                connection: connection.clone(),
-            };
-            let sent = connections.send(Ok(wire)).map_err(io::Error::other);
-            async move { sent.map(|()| TokioIo::new(ours)) }
-        });
-        Endpoint::from_static("http://pilot").connect_with_connector_lazy(connect)
     }
 
     /// Registers a workload of `default/web`.
@@ -143,28 +62,11 @@ impl World {
     }
 
     async fn try_register(&self, workload: &Workload, peer: &Peer) -> Result<Agent, Status> {
-        let (messages, outbound) = mpsc::channel(8);
-        let register = Register {
-            workload: Some(write_workload(workload)),
-            health: 1,
-            version: "1.2.3".to_owned(),
-        };
-        messages
-            .send(AgentMessage {
-                message: Some(agent_message::Message::Register(register)),
-            })
-            .await
-            .unwrap();
-        let mut client = AgentsClient::new(self.channel(peer));
-        let answers = client.connect(ReceiverStream::new(outbound)).await?;
-        let mut answers = answers.into_inner();
-        let first = answers.message().await?.unwrap().message.unwrap();
-        assert!(matches!(first, pilot_message::Message::Registered(_)));
-        Ok(Agent { messages, answers })
+        Agent::register(self.dialer.channel(peer), workload).await
     }
 
     async fn connect(&self, id: &str, held: Held) -> DeltaClient {
-        DeltaClient::connect(self.channel(&web()), id, held)
+        DeltaClient::connect(self.dialer.channel(&web()), id, held)
             .await
             .unwrap()
     }
@@ -267,7 +169,11 @@ async fn who_comes_back_unchanged_is_sent_nothing() {
 async fn a_workload_is_told_only_to_who_registered_it() {
     let world = World::new();
     let _agent = world.register("default/web-1").await;
-    let refused = DeltaClient::connect(world.channel(&other()), "default/web-1", Held::default());
+    let refused = DeltaClient::connect(
+        world.dialer.channel(&other()),
+        "default/web-1",
+        Held::default(),
+    );
     let refused = refused.await.unwrap_err().to_string();
     assert_eq!(refused, "the stream was refused");
 
@@ -285,7 +191,7 @@ async fn a_workload_is_told_only_to_who_registered_it() {
             node: Some(node),
             ..DeltaDiscoveryRequest::default()
         };
-        let mut client = AggregatedDiscoveryServiceClient::new(world.channel(&peer));
+        let mut client = AggregatedDiscoveryServiceClient::new(world.dialer.channel(&peer));
         let answer = client.delta_aggregated_resources(stream::iter([request]));
         assert_eq!(answer.await.unwrap_err().code(), code, "{peer:?}");
     }
@@ -307,7 +213,7 @@ async fn a_stream_waits_a_while_for_the_registration_that_comes_with_it() {
 #[tokio::test(start_paused = true)]
 async fn state_of_the_world_is_not_served() {
     let world = World::new();
-    let mut client = AggregatedDiscoveryServiceClient::new(world.channel(&web()));
+    let mut client = AggregatedDiscoveryServiceClient::new(world.dialer.channel(&web()));
     let request = stream::iter([DiscoveryRequest::default()]);
     let status = client
         .stream_aggregated_resources(request)
@@ -437,7 +343,7 @@ async fn a_dump_is_asked_of_the_agent_and_comes_back() {
             let Some(pilot_message::Message::AskConfigDump(ask)) = message else {
                 panic!("{message:?}")
             };
-            let dump = mesh_proto::mesh::agent::v1::ConfigDump {
+            let dump = ConfigDump {
                 request: ask.request,
                 json: "{}".into(),
                 error: ["", "Envoy is not running"][asked.fetch_add(1, Ordering::Relaxed)]

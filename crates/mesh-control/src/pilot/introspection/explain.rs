@@ -394,7 +394,9 @@ fn host(mesh: &Mesh, name: &str, namespace: &Namespace) -> Option<Host> {
     if mesh.entries.contains_key(&first) {
         return Some(first);
     }
-    forms.find(|host| mesh.entries.contains_key(host)).or(Some(first))
+    forms
+        .find(|host| mesh.entries.contains_key(host))
+        .or(Some(first))
 }
 
 /// The labels that a subset selects by.

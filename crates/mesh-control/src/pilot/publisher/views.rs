@@ -69,7 +69,7 @@ impl Views {
     }
 
     /// Gives a workload's streams a snapshot, if it is not the one that they have.
-    pub(crate) fn publish(&self, workload: &WorkloadId, snapshot: Snapshot) {
+    pub fn publish(&self, workload: &WorkloadId, snapshot: Snapshot) {
         if let Some(view) = self.lock().get(workload) {
             view.send_if_modified(|current| {
                 let is_same = current.as_ref().is_some_and(|current| {
@@ -85,12 +85,12 @@ impl Views {
     }
 
     /// Ends the streams of a workload that is gone.
-    pub(crate) fn close(&self, workload: &WorkloadId) {
+    pub fn close(&self, workload: &WorkloadId) {
         self.lock().remove(workload);
     }
 
     /// What snapshots lack from now on is gone.
-    pub(crate) fn trust(&self) {
+    pub fn trust(&self) {
         self.inner.trusted.send_replace(true);
     }
 

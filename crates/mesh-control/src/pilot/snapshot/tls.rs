@@ -34,6 +34,23 @@ const NAME: &str = "envoy.transport_sockets.tls";
 
 /// TLS towards sidecars of `identities`, and no others.
 pub(super) fn client(trust_domain: &TrustDomain, identities: &[SpiffeId]) -> TransportSocket {
+    offering(MARKER, trust_domain, identities)
+}
+
+/// TLS towards a server of the control plane: no sidecar stands before it that would know the
+/// marker, and it speaks gRPC only.
+pub(super) fn control_plane(
+    trust_domain: &TrustDomain,
+    identities: &[SpiffeId],
+) -> TransportSocket {
+    offering("h2", trust_domain, identities)
+}
+
+fn offering(
+    protocol: &str,
+    trust_domain: &TrustDomain,
+    identities: &[SpiffeId],
+) -> TransportSocket {
     let mut accepted: Vec<_> = identities
         .iter()
         .map(|identity| wire::exact(identity.to_string()))
@@ -45,7 +62,7 @@ pub(super) fn client(trust_domain: &TrustDomain, identities: &[SpiffeId]) -> Tra
     }
     let context = tls::UpstreamTlsContext {
         common_tls_context: Some(tls::CommonTlsContext {
-            alpn_protocols: vec![MARKER.to_owned()],
+            alpn_protocols: vec![protocol.to_owned()],
             ..common(accepted)
         }),
         // A resumed session would keep a peer that validation has since come to refuse.
