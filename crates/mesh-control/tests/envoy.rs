@@ -14,6 +14,8 @@ mod case;
 mod certificate;
 #[path = "envoy/namespace.rs"]
 mod namespace;
+#[path = "envoy/session.rs"]
+mod session;
 #[path = "envoy/world.rs"]
 mod world;
 
@@ -26,7 +28,7 @@ use bootstrap::{Resources, bootstrap};
 use case::Case;
 use certificate::Authority;
 use tempfile::TempDir;
-use world::World;
+use world::{PATIENCE, World};
 
 const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
 const API: &str = "spiffe://cluster.local/ns/shop/sa/api";
@@ -47,12 +49,21 @@ const SHOP: &str = r#"
     ports:
     - {name: http, number: 80, target: 8080, protocol: http}
     - {name: tcp, number: 3306, target: 3306, protocol: tcp}
+    - {name: grpc, number: 90, target: 9090, protocol: grpc}
+    - {name: plain, number: 91, target: 9090, protocol: http}
 - id: shop/api6-1
   namespace: shop
   service_account: api
   addresses: SERVER6
   services:
   - name: api6
+    ports: [{name: http, number: 80, target: 8080, protocol: http}]
+- id: shop/moved-1
+  namespace: shop
+  service_account: api
+  addresses: HALFDEAD
+  services:
+  - name: moved
     ports: [{name: http, number: 80, target: 8080, protocol: http}]
 ---
 apiVersion: security.istio.io/v1
@@ -177,6 +188,78 @@ fn routes_answer_for_their_hosts_and_faults_are_logged() {
     assert_eq!(entry.peer, "");
     let answer = world.get(api, 80, "stranger.example.com", "/");
     assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+}
+
+#[test]
+fn grpc_is_carried_also_on_a_port_of_plain_http() {
+    let world = World::start(SHOP);
+    let served = world.server.serve_grpc(9090);
+    let [api, _] = world.virtual_addresses("api.shop.mesh");
+    for port in [90, 91] {
+        world.call_grpc(api, port, "api");
+        let entry = served.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(entry.log, "sent by the client");
+    }
+}
+
+#[test]
+fn an_endpoint_is_reached_at_its_other_address() {
+    let world = World::start(SHOP);
+    world.server.serve_http(Ipv6Addr::UNSPECIFIED, 8080);
+    let [moved, _] = world.virtual_addresses("moved.shop.mesh");
+    let answer = world.get(moved, 80, "moved", "/");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.contains("peer: ::6"), "{answer}");
+}
+
+#[test]
+fn who_allows_only_some_requests_takes_no_bytes() {
+    let policy = r"
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: some, namespace: shop}
+spec:
+  selector: {matchLabels: {version: v1}}
+  rules:
+  - to: [{operation: {paths: [/public, '/items/{*}/price']}}]
+";
+    let world = World::start(&format!("{SHOP}{policy}"));
+    world.server.serve_http(Ipv6Addr::UNSPECIFIED, 8080);
+    world.server.serve_lines(Ipv6Addr::UNSPECIFIED, 3306);
+    let [api, _] = world.virtual_addresses("api.shop.mesh");
+    for (path, code) in [
+        ("/public", 200),
+        ("/items/7/price", 200),
+        ("/private", 403),
+        ("/items/7/8/price", 403),
+    ] {
+        let answer = world.get(api, 80, "api", path);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {code}")),
+            "{path}: {answer}"
+        );
+    }
+    // The server may have greeted by then, but nothing that the caller says reaches it.
+    let answer = world.say(api, 3306, "again\n").unwrap_or_default();
+    assert!(!answer.contains("again"), "{answer}");
+}
+
+#[test]
+fn plaintext_is_taken_where_it_is_allowed() {
+    let world = World::start(&SHOP.replace("STRICT", "PERMISSIVE"));
+    world.server.serve_http(Ipv6Addr::UNSPECIFIED, 8080);
+    for address in world.server.machine.addresses() {
+        // Not at the service's address, so the client's sidecar passes it on as it is.
+        let answer = world.get(address, 8080, "api", "/");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(!answer.contains("x-forwarded-client-cert"), "{answer}");
+        let entry = world.server.log(|entry| entry.log == "inbound");
+        assert_eq!((entry.peer.as_str(), entry.code), ("", 200));
+    }
+    let [api, _] = world.virtual_addresses("api.shop.mesh");
+    let answer = world.get(api, 80, "api", "/");
+    assert!(answer.contains(&format!(";URI={WEB}\r\n")), "{answer}");
 }
 
 #[test]

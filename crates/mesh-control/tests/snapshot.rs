@@ -1,6 +1,7 @@
 //! Whatever the mesh, Envoy can take the snapshot, and equal meshes have equal ones.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![expect(clippy::unreachable, reason = "reached, it fails the test")]
 #![expect(clippy::indexing_slicing, reason = "a failed index is a failed test")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -81,6 +82,41 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn a_layer_made_from_the_one_before_is_the_same(
+        input in input(),
+        change in change(),
+        places in vec(any::<Index>(), 1..3),
+    ) {
+        let config = input.config();
+        let before = Mesh::assemble(&config, &input.workloads);
+        let mut workloads = input.workloads.clone();
+        for place in places.iter().filter(|_| !input.workloads.is_empty()) {
+            change.apply(&mut workloads, place.index(input.workloads.len()));
+        }
+        let mesh = Mesh::assemble(&config, &workloads);
+        for namespace in ["shop", "front"] {
+            let namespace = namespace.parse().unwrap();
+            let old = snapshot::shared(&before, &namespace);
+            let quick = snapshot::shared_after(&mesh, &namespace, &before, &old);
+            same(&[quick, snapshot::shared(&mesh, &namespace)])?;
+        }
+    }
+}
+
+/// What happens to a workload.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Readiness,
+    Addresses,
+    Labels,
+    Account,
+    Departure,
+}
+
 fn same([one, other]: &[Layer; 2]) -> Result<(), TestCaseError> {
     for kind in ResourceType::ALL {
         prop_assert_eq!(one.of(kind), other.of(kind));
@@ -90,39 +126,21 @@ fn same([one, other]: &[Layer; 2]) -> Result<(), TestCaseError> {
 
 /// Addresses and chains are what Envoy takes: each once.
 fn check_listeners(layer: &Layer) {
-    let routes: BTreeSet<_> = layer
-        .of(ResourceType::Route)
-        .iter()
-        .map(|it| &*it.name)
-        .collect();
+    let routes: BTreeSet<_> = layer.of(ResourceType::Route).iter().map(|it| &*it.name).collect();
     let mut addresses = BTreeSet::new();
     for listener in messages::<Listener>(layer, ResourceType::Listener) {
-        let others = listener
-            .additional_addresses
-            .iter()
-            .map(|other| &other.address);
+        let others = listener.additional_addresses.iter().map(|other| &other.address);
         for address in [&listener.address].into_iter().chain(others) {
-            assert!(
-                addresses.insert(format!("{address:?}")),
-                "{address:?} twice"
-            );
+            assert!(addresses.insert(format!("{address:?}")), "{address:?} twice");
         }
         let mut names = BTreeSet::new();
         let mut matches = BTreeSet::new();
         for chain in &listener.filter_chains {
             assert!(names.insert(chain.name.clone()), "{} twice", chain.name);
             let matching = format!("{:?}", chain.filter_chain_match);
-            assert!(
-                matches.insert(matching),
-                "{} matches as another",
-                chain.name
-            );
+            assert!(matches.insert(matching), "{} matches as another", chain.name);
         }
-        for chain in listener
-            .filter_chains
-            .iter()
-            .chain(&listener.default_filter_chain)
-        {
+        for chain in listener.filter_chains.iter().chain(&listener.default_filter_chain) {
             for name in named_routes(chain) {
                 assert!(routes.contains(name.as_str()), "no routes {name}");
             }
@@ -131,13 +149,10 @@ fn check_listeners(layer: &Layer) {
 }
 
 fn named_routes(chain: &FilterChain) -> Vec<String> {
-    let configs = chain
-        .filters
-        .iter()
-        .filter_map(|filter| match &filter.config_type {
-            Some(filter::ConfigType::TypedConfig(any)) => Some(any),
-            _ => None,
-        });
+    let configs = chain.filters.iter().filter_map(|filter| match &filter.config_type {
+        Some(filter::ConfigType::TypedConfig(any)) => Some(any),
+        _ => None,
+    });
     configs
         .filter(|any| any.type_url == HttpConnectionManager::type_url())
         .map(|any| HttpConnectionManager::decode(&any.value[..]).unwrap())
@@ -154,20 +169,11 @@ fn check_routes(layer: &Layer) {
         let mut names = BTreeSet::new();
         let mut domains = BTreeSet::new();
         for host in &routes.virtual_hosts {
-            assert!(
-                names.insert(&host.name),
-                "{} twice in {}",
-                host.name,
-                routes.name
-            );
+            assert!(names.insert(&host.name), "{} twice in {}", host.name, routes.name);
             assert!(!host.domains.is_empty());
             for domain in &host.domains {
                 assert!(!domain.is_empty());
-                assert!(
-                    domains.insert(domain.to_lowercase()),
-                    "{domain} in {}",
-                    routes.name
-                );
+                assert!(domains.insert(domain.to_lowercase()), "{domain} in {}", routes.name);
             }
         }
     }
@@ -203,6 +209,10 @@ fn messages<M: Message + Name + Default>(layer: &Layer, kind: ResourceType) -> V
 
 impl Input {
     fn mesh(&self) -> Mesh {
+        Mesh::assemble(&self.config(), &self.workloads)
+    }
+
+    fn config(&self) -> Config {
         let mut config = Config::default();
         for object in &self.objects {
             add(&mut config, object);
@@ -213,8 +223,38 @@ impl Input {
             taken.insert(addresses.v4, host.clone());
             config.virtual_addresses.insert(host, addresses);
         }
-        Mesh::assemble(&config, &self.workloads)
+        config
     }
+}
+
+// === impl Change ===
+
+impl Change {
+    fn apply(self, workloads: &mut Vec<(Workload, Health)>, place: usize) {
+        let Some((workload, health)) = workloads.get_mut(place) else {
+            return;
+        };
+        match self {
+            Self::Readiness if *health == Health::Healthy => *health = Health::Unhealthy,
+            Self::Readiness => *health = Health::Healthy,
+            Self::Addresses => workload.addresses = vec![[10, 0, 0, 9].into()],
+            Self::Labels => {
+                workload.labels = [("version".to_owned(), "v1".to_owned())].into();
+            }
+            Self::Account => workload.service_account = "three".parse().unwrap(),
+            Self::Departure => drop(workloads.remove(place)),
+        }
+    }
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    select(vec![
+        Change::Readiness,
+        Change::Addresses,
+        Change::Labels,
+        Change::Account,
+        Change::Departure,
+    ])
 }
 
 fn add(config: &mut Config, object: &Value) {
@@ -225,19 +265,14 @@ fn add(config: &mut Config, object: &Value) {
         IstioObject::PeerAuthentication(object) => {
             config.peer_authentications.push(Arc::new(object));
         }
-        other => panic!("{:?} is not made here", other.kind()),
+        other => unreachable!("{:?} is not made here", other.kind()),
     }
 }
 
 fn read(object: &Value) -> Result<IstioObject, Vec<Problem>> {
-    let kind = IstioKind::ALL
-        .into_iter()
-        .find(|kind| object["kind"] == kind.as_str());
+    let kind = IstioKind::ALL.into_iter().find(|kind| object["kind"] == kind.as_str());
     let checked = check(kind.unwrap(), object);
-    checked
-        .object
-        .filter(|_| checked.problems.is_empty())
-        .ok_or(checked.problems)
+    checked.object.filter(|_| checked.problems.is_empty()).ok_or(checked.problems)
 }
 
 fn input() -> impl Strategy<Value = Input> {
@@ -286,11 +321,7 @@ fn number() -> impl Strategy<Value = u16> {
 }
 
 fn workload() -> impl Strategy<Value = (Workload, Health)> {
-    let port = (
-        number(),
-        number(),
-        select(vec!["http", "http2", "grpc", "tcp", "tls"]),
-    );
+    let port = (number(), number(), select(vec!["http", "http2", "grpc", "tcp", "tls"]));
     let ports = vec(port, 0..4);
     let services = vec((select(vec!["web", "api", "db"]), ports), 0..3);
     let addresses = select(vec![
@@ -299,11 +330,7 @@ fn workload() -> impl Strategy<Value = (Workload, Health)> {
         json!(["fd00::1"]),
         json!(["fd00::2", "10.0.0.2"]),
     ]);
-    let labels = select(vec![
-        json!({}),
-        json!({"version": "v1"}),
-        json!({"version": "v2"}),
-    ]);
+    let labels = select(vec![json!({}), json!({"version": "v1"}), json!({"version": "v2"})]);
     let account = select(vec!["one", "two"]);
     let place = (select(vec!["shop", "front"]), account, addresses, labels);
     (place, services, any::<bool>()).prop_map(|((namespace, account, addresses, labels), services, healthy)| {
@@ -332,12 +359,9 @@ fn workload() -> impl Strategy<Value = (Workload, Health)> {
     })
 }
 
-fn object(kind: &str, namespace: &str, spec: Value) -> Value {
-    let group = IstioKind::ALL
-        .into_iter()
-        .find(|known| known.as_str() == kind)
-        .unwrap()
-        .group();
+fn object(kind: &str, namespace: &str, spec: impl Into<Value>) -> Value {
+    let spec: Value = spec.into();
+    let group = IstioKind::ALL.into_iter().find(|known| known.as_str() == kind).unwrap().group();
     json!({
         "apiVersion": format!("{group}/v1"),
         "kind": kind,
@@ -347,12 +371,7 @@ fn object(kind: &str, namespace: &str, spec: Value) -> Value {
 }
 
 fn export_to() -> impl Strategy<Value = Value> {
-    select(vec![
-        json!([]),
-        json!(["."]),
-        json!(["*"]),
-        json!(["front"]),
-    ])
+    select(vec![json!([]), json!(["."]), json!(["*"]), json!(["front"])])
 }
 
 fn virtual_service() -> impl Strategy<Value = Value> {
@@ -364,30 +383,21 @@ fn virtual_service() -> impl Strategy<Value = Value> {
     ]);
     let subset = select(vec!["", "v1", "none"]);
     let rules = vec((matching, host(), subset), 1..4);
-    (
-        namespace(),
-        vec(host(), 1..3),
-        rules,
-        export_to(),
-        any::<bool>(),
-    )
-        .prop_map(|(namespace, hosts, rules, export_to, http)| {
+    (namespace(), vec(host(), 1..3), rules, export_to(), any::<bool>()).prop_map(
+        |(namespace, hosts, rules, export_to, http)| {
             let rules: Vec<_> = rules
                 .into_iter()
                 .map(|(matching, host, subset)| {
                     let route = json!([{"destination": {"host": host, "subset": subset}}]);
-                    let matching = if http {
-                        matching
-                    } else {
-                        json!([{"port": 3306}])
-                    };
+                    let matching = if http { matching } else { json!([{"port": 3306}]) };
                     json!({"match": matching, "route": route})
                 })
                 .collect();
             let kind = if http { "http" } else { "tcp" };
             let spec = json!({"hosts": hosts, kind: rules, "exportTo": export_to});
             object("VirtualService", namespace, spec)
-        })
+        },
+    )
 }
 
 fn destination_rule() -> impl Strategy<Value = Value> {
@@ -422,24 +432,15 @@ fn service_entry() -> impl Strategy<Value = Value> {
         json!(["192.0.2.7", "2001:db8::8"]),
         json!(["0.0.0.0", "240.240.1.1", "::1"]),
     ]);
-    (
-        namespace(),
-        host(),
-        number(),
-        protocol,
-        shape,
-        addresses,
-        export_to(),
+    (namespace(), host(), number(), protocol, shape, addresses, export_to()).prop_map(
+        |(namespace, host, number, protocol, mut shape, addresses, export_to)| {
+            shape["hosts"] = json!([host]);
+            shape["ports"] = json!([{"name": "port", "number": number, "protocol": protocol}]);
+            shape["addresses"] = addresses;
+            shape["exportTo"] = export_to;
+            object("ServiceEntry", namespace, shape)
+        },
     )
-        .prop_map(
-            |(namespace, host, number, protocol, mut shape, addresses, export_to)| {
-                shape["hosts"] = json!([host]);
-                shape["ports"] = json!([{"name": "port", "number": number, "protocol": protocol}]);
-                shape["addresses"] = addresses;
-                shape["exportTo"] = export_to;
-                object("ServiceEntry", namespace, shape)
-            },
-        )
 }
 
 fn peer_authentication() -> impl Strategy<Value = Value> {

@@ -5,6 +5,7 @@
 //! in [`Mesh::warnings`]; nothing is refused as a whole because of a part.
 
 pub mod address;
+mod change;
 mod entry;
 mod policy;
 mod registered;
@@ -226,3 +227,6 @@ fn by_age<S>(objects: &[Arc<Object<S>>]) -> Vec<Arc<Object<S>>> {
     objects.sort_by(|a, b| a.metadata.age().cmp(&b.metadata.age()));
     objects
 }
+
+#[cfg(test)]
+mod tests;

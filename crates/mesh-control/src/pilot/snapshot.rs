@@ -14,14 +14,18 @@ mod name;
 mod outbound;
 mod route;
 mod tls;
+mod update;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_model::destination::HostRules;
 use mesh_model::istio::VirtualService;
+use mesh_model::service::Resolution;
 use mesh_model::{Host, Namespace, Object, Workload};
 use prost::Name;
+
+pub use update::shared_after;
 
 use super::mesh::{Entry, Mesh};
 use super::resource::{Layer, Resource, ResourceType};
@@ -37,6 +41,8 @@ struct View<'a> {
 type Named<M> = BTreeMap<String, M>;
 
 /// What every proxy of `namespace` has: everything for calls that leave it, and the name table.
+///
+/// Where the layer of an earlier mesh is at hand, [`shared_after`] is sooner done.
 pub fn shared(mesh: &Mesh, namespace: &Namespace) -> Layer {
     let view = View { mesh, namespace };
     let mut clusters = Named::new();
@@ -73,14 +79,13 @@ pub fn shared(mesh: &Mesh, namespace: &Namespace) -> Layer {
             {
                 listeners.insert(listener.name.clone(), listener);
             }
-            for destination in cluster::outbound(&view, entry, *port) {
-                let name = destination.cluster.name.clone();
-                if let Some(labels) = destination.endpoints {
-                    let assignment =
-                        endpoint::assignment(mesh, &name, &entry.service, *port, &labels);
-                    endpoints.insert(name.clone(), assignment);
+            for part in cluster::parts(&view, entry, *port) {
+                if part.resolution(&entry.service) == Resolution::Static {
+                    let assignment = endpoint::assignment(mesh, &entry.service, &part);
+                    endpoints.insert(part.name.clone(), assignment);
                 }
-                clusters.insert(name, destination.cluster);
+                let cluster = cluster::outbound(mesh, entry, &part);
+                clusters.insert(part.name, cluster);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! A client and a server with sidecars, made of a case and real Envoys.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
@@ -9,19 +9,24 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 use std::{fs, thread};
 
+use hyper_util::rt::TokioIo;
 use mesh_control::pilot::mesh::{Config, Mesh};
 use mesh_control::pilot::snapshot;
 use mesh_model::{Health, Host, Workload};
-use mesh_proto::envoy::data::accesslog::v3::AccessLogCommon;
+use mesh_proto::envoy::data::accesslog::v3::{AccessLogCommon, TcpAccessLogEntry};
+use mesh_proto::envoy::service::accesslog::v3::access_log_service_client::AccessLogServiceClient;
 use mesh_proto::envoy::service::accesslog::v3::access_log_service_server::{
     AccessLogService, AccessLogServiceServer,
 };
-use mesh_proto::envoy::service::accesslog::v3::stream_access_logs_message::LogEntries;
+use mesh_proto::envoy::service::accesslog::v3::stream_access_logs_message::{
+    Identifier, LogEntries, TcpAccessLogEntries,
+};
 use mesh_proto::envoy::service::accesslog::v3::{
     StreamAccessLogsMessage, StreamAccessLogsResponse,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tonic::transport::Endpoint;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::bootstrap::{Resources, bootstrap};
@@ -69,6 +74,7 @@ impl World {
         let list = |machine: &Machine| format!("[\"{}\", \"{}\"]", machine.v4, machine.v6);
         let yaml = yaml
             .replace("CLIENT", &list(&client))
+            .replace("HALFDEAD", &format!("[\"10.99.0.77\", \"{}\"]", server.v6))
             .replace("SERVER6", &format!("[\"{}\"]", server.v6))
             .replace("SERVER", &list(&server));
         let mut documents: Vec<Value> = serde_saphyr::from_multiple(&yaml).unwrap();
@@ -124,6 +130,48 @@ impl World {
     }
 }
 
+// === impl World, calls of gRPC ===
+
+impl World {
+    /// A call of gRPC by the client's application, which sends one message.
+    pub(crate) fn call_grpc(&self, to: IpAddr, port: u16, host: &str) {
+        let stream = self
+            .client
+            .machine
+            .inside(move || TcpStream::connect((to, port)).unwrap());
+        stream.set_nonblocking(true).unwrap();
+        let mut stream = Some(stream);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.unwrap().block_on(async {
+            let connect = tower::service_fn(move |_: http::Uri| {
+                let stream = stream.take().unwrap();
+                async move { tokio::net::TcpStream::from_std(stream).map(TokioIo::new) }
+            });
+            let endpoint = Endpoint::from_shared(format!("http://{host}:{port}")).unwrap();
+            let channel = endpoint.connect_with_connector(connect).await.unwrap();
+            let message = StreamAccessLogsMessage {
+                identifier: Some(Identifier {
+                    log_name: "sent by the client".to_owned(),
+                    ..Identifier::default()
+                }),
+                log_entries: Some(LogEntries::TcpLogs(TcpAccessLogEntries {
+                    log_entry: vec![TcpAccessLogEntry {
+                        common_properties: Some(AccessLogCommon::default()),
+                        ..TcpAccessLogEntry::default()
+                    }],
+                })),
+            };
+            let messages = tokio_stream::iter([message]);
+            AccessLogServiceClient::new(channel)
+                .stream_access_logs(messages)
+                .await
+                .unwrap();
+        });
+    }
+}
+
 // === impl Sidecar ===
 
 impl Sidecar {
@@ -145,7 +193,7 @@ impl Sidecar {
         std::os::unix::fs::chown(files.path(), Some(PROXY), Some(PROXY)).unwrap();
         fs::set_permissions(files.path(), fs::Permissions::from_mode(0o755)).unwrap();
 
-        let logs = mixer(&machine);
+        let logs = serve_grpc(machine.inside(|| TcpListener::bind("127.0.0.1:15011").unwrap()));
         let binary = super::envoy();
         let mut envoy = machine.inside(move || {
             Command::new(binary)
@@ -215,6 +263,12 @@ impl Sidecar {
         });
     }
 
+    /// Serves gRPC: what is sent is what comes out here.
+    pub(crate) fn serve_grpc(&self, port: u16) -> Receiver<Entry> {
+        let bind = move || TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap();
+        serve_grpc(self.machine.inside(bind))
+    }
+
     fn serve(
         &self,
         address: IpAddr,
@@ -264,10 +318,9 @@ fn without_tls(resources: &mut Resources, cluster: &str) {
     cluster["connect_timeout"] = json!("1s");
 }
 
-/// Takes the access logs of a machine's proxy.
-fn mixer(machine: &Machine) -> Receiver<Entry> {
+/// Takes access logs: a Mixer, or an application that happens to speak the same.
+fn serve_grpc(listener: TcpListener) -> Receiver<Entry> {
     let (sender, receiver) = channel();
-    let listener = machine.inside(|| TcpListener::bind("127.0.0.1:15011").unwrap());
     listener.set_nonblocking(true).unwrap();
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()

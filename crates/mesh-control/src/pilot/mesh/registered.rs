@@ -22,6 +22,7 @@ pub(super) fn services(
 ) -> BTreeMap<Host, Entry> {
     let mut services = BTreeMap::new();
     for (workload, health) in workloads.values() {
+        check_targets(workload, warnings);
         for declared in &workload.services {
             let host = Host::of_service(&declared.name, &workload.namespace);
             let entry = services
@@ -46,6 +47,22 @@ pub(super) fn services(
         }
     }
     services
+}
+
+/// Warns of ports at which a workload is said to speak several protocols: what it says first holds
+/// for its own proxy.
+fn check_targets(workload: &Workload, warnings: &mut Vec<Warning>) {
+    let mut spoken = BTreeMap::new();
+    for port in workload.services.iter().flat_map(|service| &service.ports) {
+        let first = spoken.entry(port.target).or_insert(port.protocol);
+        if *first != port.protocol {
+            let message = format!(
+                "its own port {} is said to speak {first:?}, then {:?}; the first holds",
+                port.target, port.protocol
+            );
+            warnings.push(Warning::new(format!("workload {}", workload.id), message));
+        }
+    }
 }
 
 /// The address by which a workload is known: its first v4 one, else its first.

@@ -44,6 +44,17 @@ impl<S> ByHost<S> {
         exact.chain(self.wildcards.iter().cloned())
     }
 
+    /// Whether the same objects speak for the same hosts.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let (one, two) = (&self.exact, &other.exact);
+        one.len() == two.len()
+            && one
+                .iter()
+                .zip(two)
+                .all(|((host, list), (other, others))| host == other && are_same(list, others))
+            && are_same(&self.wide, &other.wide)
+    }
+
     fn insert(&mut self, text: &str, object: &Arc<Object<S>>) {
         let namespace = &object.metadata.namespace;
         let name = canonical(text, namespace);
@@ -95,4 +106,9 @@ pub(super) fn destination_rules(config: &Config) -> ByHost<DestinationRule> {
         found.insert(&object.spec.host, object);
     }
     found
+}
+
+/// Whether these are the same objects, in the same order.
+pub(super) fn are_same<S>(one: &[Arc<Object<S>>], other: &[Arc<Object<S>>]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|(a, b)| Arc::ptr_eq(a, b))
 }

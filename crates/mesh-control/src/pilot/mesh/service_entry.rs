@@ -138,7 +138,9 @@ impl Source<'_> {
                 )),
             }
         }
-        for port in &spec.ports {
+        // UDP is passed by, not through, the mesh.
+        let ports = spec.ports.iter();
+        for port in ports.filter(|port| !port.protocol.eq_ignore_ascii_case("UDP")) {
             if is_reserved(port.number) {
                 warn(format!("port {} is one of the sidecar's own", port.number));
                 continue;

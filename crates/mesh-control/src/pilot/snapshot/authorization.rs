@@ -4,6 +4,9 @@
 //! read as a regular expression. On ports whose requests are not read, a condition on
 //! requests cannot be looked at: a rule that allows under it then allows nothing, and a rule that
 //! refuses under it refuses without it, so that a policy never becomes weaker (as in Istio).
+//!
+//! Envoy decides on a connection when the caller's first byte comes. A server that speaks first
+//! has greeted by then, also somebody who is refused; what that caller says never reaches it.
 
 mod condition;
 
@@ -154,3 +157,6 @@ fn policy(reader: &Reader<'_>, rule: &Rule) -> Option<rbac::Policy> {
         ..Default::default()
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,13 +43,17 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an answer of DNS holds that says nothing of it.
 const DNS_REFRESH: Duration = Duration::from_secs(60);
 
-/// A cluster of calls that leave a proxy.
+/// A part of a service's port that has a cluster.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Destination {
-    /// The cluster.
-    pub(super) cluster: cds::Cluster,
-    /// The labels of its endpoints, if those come by a resource of their own.
-    pub(super) endpoints: Option<Labels>,
+pub(super) struct Part {
+    /// The cluster's name.
+    pub(super) name: String,
+    /// The service's port.
+    pub(super) port: u16,
+    /// The labels of its endpoints; none means all.
+    pub(super) labels: Labels,
+    /// How connections are made.
+    policy: PortTrafficPolicy,
 }
 
 /// How the way to a service's endpoints is secured.
@@ -61,6 +65,19 @@ pub(super) enum Transport {
     Mixed,
     /// None has.
     Plain,
+}
+
+// === impl Part ===
+
+impl Part {
+    /// How its endpoints are found.
+    pub(super) fn resolution(&self, service: &Service) -> Resolution {
+        let balancer = self.policy.load_balancer.as_ref();
+        match balancer.and_then(|balancer| balancer.simple) {
+            Some(SimpleLoadBalancer::Passthrough) => Resolution::None,
+            _ => service.resolution,
+        }
+    }
 }
 
 /// The name of an outbound cluster; without a subset the middle is empty.
@@ -108,75 +125,54 @@ pub(super) fn fixed(mesh: &Mesh) -> Vec<cds::Cluster> {
     vec![passthrough(), black_hole(), mixer(mesh)]
 }
 
-/// The clusters of a service's port: of all its endpoints, and of each subset.
-pub(super) fn outbound(view: &View<'_>, entry: &Entry, port: u16) -> Vec<Destination> {
+/// The parts of a service's port that have clusters: all its endpoints, and each subset.
+pub(super) fn parts(view: &View<'_>, entry: &Entry, port: u16) -> Vec<Part> {
+    let host = &entry.service.host;
+    let rules = view.rules(host);
     let none = Labels::new();
-    let rules = view.rules(&entry.service.host);
     let subsets = rules.subsets().into_iter();
     std::iter::once(("", &none))
         .chain(subsets.map(|subset| (subset.name.as_str(), &subset.labels)))
-        .map(|(subset, labels)| {
-            let policy = rules.policy(port, subset);
-            let name = outbound_name(port, subset, &entry.service.host);
-            destination(view.mesh, entry, port, (name, labels), &policy)
+        .map(|(subset, labels)| Part {
+            name: outbound_name(port, subset, host),
+            port,
+            labels: labels.clone(),
+            policy: rules.policy(port, subset),
         })
         .collect()
 }
 
-/// One cluster, by its name and the labels of its endpoints.
-fn destination(
-    mesh: &Mesh,
-    entry: &Entry,
-    port: u16,
-    (name, labels): (String, &Labels),
-    policy: &PortTrafficPolicy,
-) -> Destination {
+/// The cluster of one part.
+pub(super) fn outbound(mesh: &Mesh, entry: &Entry, part: &Part) -> cds::Cluster {
     let service = &entry.service;
-    let resolution = match policy.load_balancer.as_ref().and_then(|lb| lb.simple) {
-        Some(SimpleLoadBalancer::Passthrough) => Resolution::None,
-        _ => service.resolution,
-    };
-    let mut cluster = match resolution {
+    let name = part.name.clone();
+    let mut cluster = match part.resolution(service) {
         Resolution::None => original_destination(name),
         Resolution::Static => by_endpoints(name),
-        Resolution::Dns => {
-            let assignment = endpoint::assignment(mesh, &name, service, port, labels);
-            by_dns(name, assignment)
-        }
+        Resolution::Dns => by_dns(name, endpoint::assignment(mesh, service, part)),
     };
-    let declared = service.ports.get(&port);
+    let declared = service.ports.get(&part.port);
     let protocol = declared.map_or(Protocol::Tcp, |declared| declared.protocol);
     let mut http = Http::default();
-    policy::apply(&mut cluster, &mut http, policy);
+    policy::apply(&mut cluster, &mut http, &part.policy);
     http.speak(&mut cluster, protocol);
-    secure(mesh, entry, port, policy, &mut cluster);
-    Destination {
-        cluster,
-        endpoints: (resolution == Resolution::Static).then(|| labels.clone()),
-    }
+    secure(mesh, entry, part, protocol, &mut cluster);
+    cluster
 }
 
 /// Secures a cluster as its rule says, else as its endpoints can.
-fn secure(
-    mesh: &Mesh,
-    entry: &Entry,
-    port: u16,
-    policy: &PortTrafficPolicy,
-    cluster: &mut cds::Cluster,
-) {
+fn secure(mesh: &Mesh, entry: &Entry, part: &Part, protocol: Protocol, cluster: &mut cds::Cluster) {
     let service = &entry.service;
     let client = || tls::client(&mesh.trust_domain, &service.identities);
-    let transport = match policy.tls.as_ref().map(|tls| (tls.mode, tls)) {
+    let transport = match part.policy.tls.as_ref().map(|tls| (tls.mode, tls)) {
         Some((TlsMode::Disable, _)) => Transport::Plain,
         Some((TlsMode::Simple | TlsMode::Mutual, settings)) => {
-            let declared = service.ports.get(&port);
-            let http2 = declared
-                .is_some_and(|port| matches!(port.protocol, Protocol::Http2 | Protocol::Grpc));
+            let http2 = matches!(protocol, Protocol::Http2 | Protocol::Grpc);
             cluster.transport_socket = Some(tls::origination(settings, entry, http2));
             return;
         }
         Some(_) => Transport::Mesh,
-        None => transport(mesh, service, port),
+        None => transport(mesh, service, part.port),
     };
     match transport {
         Transport::Mesh => cluster.transport_socket = Some(client()),

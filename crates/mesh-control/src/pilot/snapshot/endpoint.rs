@@ -8,7 +8,8 @@ use mesh_model::{Endpoint, Health, Service};
 use mesh_proto::envoy::config::core::v3 as core;
 use mesh_proto::envoy::config::endpoint::v3 as eds;
 
-use super::{cluster, wire};
+use super::cluster::{self, Part};
+use super::wire;
 use crate::pilot::mesh::Mesh;
 
 /// Labels by which a subset selects endpoints; empty selects all.
@@ -20,30 +21,28 @@ const SOCKET_MATCH: &str = "envoy.transport_socket_match";
 /// The key and value that mark an endpoint with a sidecar, as Istio writes them.
 pub(super) const TLS_MODE: (&str, &str) = ("tlsMode", "istio");
 
-/// The healthy endpoints of a service's port that have `labels`, under the cluster's name.
+/// The healthy endpoints of a part of a service, under its cluster's name.
 ///
 /// Nobody healthy is an empty assignment, never a missing one: a cluster without an answer would
 /// hold back everything behind it.
 pub(super) fn assignment(
     mesh: &Mesh,
-    name: &str,
     service: &Service,
-    port: u16,
-    labels: &Labels,
+    part: &Part,
 ) -> eds::ClusterLoadAssignment {
-    let mixed = cluster::transport(mesh, service, port) == cluster::Transport::Mixed;
+    let mixed = cluster::transport(mesh, service, part.port) == cluster::Transport::Mixed;
     let endpoints: Vec<_> = service
         .endpoints
         .iter()
-        .filter(|endpoint| endpoint.health == Health::Healthy && has(endpoint, labels))
-        .filter_map(|endpoint| lb_endpoint(mesh, endpoint, port, mixed))
+        .filter(|endpoint| endpoint.health == Health::Healthy && has(endpoint, &part.labels))
+        .filter_map(|endpoint| lb_endpoint(mesh, endpoint, part.port, mixed))
         .collect();
     let locality = eds::LocalityLbEndpoints {
         lb_endpoints: endpoints,
         ..Default::default()
     };
     eds::ClusterLoadAssignment {
-        cluster_name: name.to_owned(),
+        cluster_name: part.name.clone(),
         endpoints: if locality.lb_endpoints.is_empty() {
             Vec::new()
         } else {
@@ -54,7 +53,7 @@ pub(super) fn assignment(
 }
 
 /// Whether an endpoint has all these labels.
-pub(super) fn has(endpoint: &Endpoint, labels: &Labels) -> bool {
+fn has(endpoint: &Endpoint, labels: &Labels) -> bool {
     labels
         .iter()
         .all(|(key, value)| endpoint.labels.get(key) == Some(value))

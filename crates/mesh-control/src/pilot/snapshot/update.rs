@@ -1,0 +1,44 @@
+//! The layer of a mesh from the layer of the mesh before, where only endpoints are different.
+
+use mesh_model::Namespace;
+use mesh_model::service::Resolution;
+
+use super::{View, cluster, endpoint, shared};
+use crate::pilot::mesh::Mesh;
+use crate::pilot::resource::{Layer, Resource, ResourceType};
+
+/// What [`shared`] gives, from the `layer` that it gave for the mesh `before`.
+///
+/// When only endpoints are different, which is what happens most, nothing else is made again.
+pub fn shared_after(mesh: &Mesh, namespace: &Namespace, before: &Mesh, layer: &Layer) -> Layer {
+    updated(mesh, namespace, before, layer).unwrap_or_else(|| shared(mesh, namespace))
+}
+
+fn updated(mesh: &Mesh, namespace: &Namespace, before: &Mesh, layer: &Layer) -> Option<Layer> {
+    let view = View { mesh, namespace };
+    let mut endpoints = layer.of(ResourceType::Endpoint).to_vec();
+    for host in mesh.endpoints_changed(before)? {
+        let Some(entry) = view.entry(host) else {
+            continue;
+        };
+        let (service, old) = (&entry.service, &before.entries.get(host)?.service);
+        for port in service.ports.keys() {
+            if cluster::transport(mesh, service, *port) != cluster::transport(before, old, *port) {
+                return None;
+            }
+            for part in cluster::parts(&view, entry, *port) {
+                if part.resolution(service) != Resolution::Static {
+                    continue;
+                }
+                let place = endpoints
+                    .binary_search_by(|resource| (*resource.name).cmp(&part.name))
+                    .ok()?;
+                let assignment = endpoint::assignment(mesh, service, &part);
+                *endpoints.get_mut(place)? = Resource::encode(&part.name, &assignment);
+            }
+        }
+    }
+    let mut layer = layer.clone();
+    layer.set(ResourceType::Endpoint, endpoints).ok()?;
+    Some(layer)
+}
