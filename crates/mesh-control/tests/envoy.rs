@@ -14,6 +14,8 @@ mod case;
 mod certificate;
 #[path = "envoy/namespace.rs"]
 mod namespace;
+#[path = "envoy/session.rs"]
+mod session;
 #[path = "envoy/world.rs"]
 mod world;
 

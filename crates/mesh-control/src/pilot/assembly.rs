@@ -25,6 +25,8 @@ pub struct Resolved {
 #[derive(Debug)]
 pub(super) struct MeshAssembly {
     resolved: Arc<Resolved>,
+    /// What was assembled before that.
+    before: Arc<Resolved>,
     current: watch::Sender<Option<Arc<Resolved>>>,
     /// What was warned of already.
     warnings: BTreeSet<Warning>,
@@ -35,6 +37,7 @@ impl MeshAssembly {
     pub(super) fn new(current: watch::Sender<Option<Arc<Resolved>>>) -> Self {
         Self {
             resolved: Arc::default(),
+            before: Arc::default(),
             current,
             warnings: BTreeSet::new(),
         }
@@ -43,10 +46,11 @@ impl MeshAssembly {
 
 impl Assembly for MeshAssembly {
     fn assemble(&mut self, config: &Arc<Config>, workloads: &[(Workload, Health)]) {
-        self.resolved = Arc::new(Resolved {
+        let resolved = Arc::new(Resolved {
             config: Arc::clone(config),
             mesh: Mesh::assemble(config, workloads),
         });
+        self.before = std::mem::replace(&mut self.resolved, resolved);
         let warnings: BTreeSet<_> = self.resolved.mesh.warnings.iter().cloned().collect();
         for Warning { source, message } in warnings.difference(&self.warnings) {
             warn!(source, message, "part of the mesh is not used");
@@ -59,8 +63,12 @@ impl Assembly for MeshAssembly {
         self.resolved.mesh.unaddressed.clone()
     }
 
-    fn shared(&self, namespace: &Namespace) -> Layer {
-        snapshot::shared(&self.resolved.mesh, namespace)
+    fn shared(&self, namespace: &Namespace, before: Option<&Layer>) -> Layer {
+        let mesh = &self.resolved.mesh;
+        match before {
+            Some(layer) => snapshot::shared_after(mesh, namespace, &self.before.mesh, layer),
+            None => snapshot::shared(mesh, namespace),
+        }
     }
 
     fn own(&self, workload: &Workload) -> Layer {

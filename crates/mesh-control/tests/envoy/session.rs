@@ -40,9 +40,7 @@ use mesh_proto::envoy::extensions::filters::network::http_connection_manager::v3
 use mesh_proto::google::protobuf::Any;
 use mesh_proto::mesh::agent::v1::agents_client::AgentsClient;
 use mesh_proto::mesh::agent::v1::agents_server::AgentsServer;
-use mesh_proto::mesh::agent::v1::{
-    AgentMessage, PilotMessage, Register, Workload, agent_message,
-};
+use mesh_proto::mesh::agent::v1::{AgentMessage, PilotMessage, Register, Workload, agent_message};
 use prost::{Message as _, Name};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -113,10 +111,12 @@ impl Plane {
             certificate: None,
         };
         let server = Server::builder()
-            .layer(MapRequestLayer::new(move |mut request: http::Request<_>| {
-                request.extensions_mut().insert(connection.clone());
-                request
-            }))
+            .layer(MapRequestLayer::new(
+                move |mut request: http::Request<_>| {
+                    request.extensions_mut().insert(connection.clone());
+                    request
+                },
+            ))
             .add_service(AgentsServer::new(agents))
             .add_service(ads)
             .serve_with_incoming_shutdown(
@@ -249,7 +249,13 @@ impl Envoy {
         let process = Command::new(envoy)
             .arg("--config-path")
             .arg(&path)
-            .args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "error"])
+            .args([
+                "--disable-hot-restart",
+                "--concurrency",
+                "1",
+                "--log-level",
+                "error",
+            ])
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())
             .spawn()
@@ -286,7 +292,9 @@ impl Mesh {
             };
             Resource::encode(name, &cluster)
         });
-        layer.set(ResourceType::Cluster, clusters.collect()).unwrap();
+        layer
+            .set(ResourceType::Cluster, clusters.collect())
+            .unwrap();
         let endpoints = self.services.iter().map(|(name, _, salt)| {
             let endpoint = Endpoint {
                 address: Some(socket(1024 + u32::try_from(*salt).unwrap())),
@@ -305,7 +313,9 @@ impl Mesh {
             };
             Resource::encode(name, &assignment)
         });
-        layer.set(ResourceType::Endpoint, endpoints.collect()).unwrap();
+        layer
+            .set(ResourceType::Endpoint, endpoints.collect())
+            .unwrap();
         let mut listeners = vec![Resource::encode("http", &listener("http"))];
         if self.has_bad_listener {
             let bad = Listener {
@@ -388,7 +398,9 @@ fn listener(name: &str) -> Listener {
         })),
         http_filters: vec![HttpFilter {
             name: "router".to_owned(),
-            config_type: Some(http_filter::ConfigType::TypedConfig(any(&Router::default()))),
+            config_type: Some(http_filter::ConfigType::TypedConfig(
+                any(&Router::default()),
+            )),
             ..HttpFilter::default()
         }],
         ..HttpConnectionManager::default()

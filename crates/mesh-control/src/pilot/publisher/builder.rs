@@ -18,7 +18,9 @@ pub trait Assembly: Send + 'static {
     fn unaddressed(&self) -> BTreeSet<Host>;
 
     /// What every proxy of a namespace gets. Depends on all that was assembled.
-    fn shared(&self, namespace: &Namespace) -> Layer;
+    ///
+    /// `before` is what it was of what was assembled before that, if it was made then.
+    fn shared(&self, namespace: &Namespace, before: Option<&Layer>) -> Layer;
 
     /// What the proxy of one workload gets besides. Depends on the config and that workload.
     fn own(&self, workload: &Workload) -> Layer;
@@ -96,7 +98,7 @@ impl<A: Assembly> Builder<A> {
             } else {
                 let shared = match old_shared.get(namespace) {
                     Some(old) if is_same => Arc::clone(old),
-                    old => keep(old, self.assembly.shared(namespace)),
+                    old => keep(old, self.assembly.shared(namespace, old.map(AsRef::as_ref))),
                 };
                 self.shared.insert(namespace.clone(), Arc::clone(&shared));
                 shared

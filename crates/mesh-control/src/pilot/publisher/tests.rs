@@ -60,7 +60,7 @@ impl Assembly for Listing {
             .collect()
     }
 
-    fn shared(&self, _namespace: &Namespace) -> Layer {
+    fn shared(&self, _namespace: &Namespace, _before: Option<&Layer>) -> Layer {
         let names = self.workloads.iter().map(|(workload, health)| {
             let name = workload.id.to_string();
             let addresses = vec![format!("{health:?}")];
