@@ -50,15 +50,17 @@ pub(crate) async fn run(args: &Args) -> Outcome {
     let shutdown = CancellationToken::new();
     let _guard = shutdown.clone().drop_guard();
     end_on_signals(shutdown.clone())?;
-    mesh_agent::run(config, shutdown).await.map_err(refused)?;
+    mesh_agent::run(config, shutdown)
+        .await
+        .map_err(|error| refused(&error))?;
     Ok(OK.into())
 }
 
 /// Why the agent did not begin, with what to do about it.
-fn refused(error: AgentError) -> Failure {
-    let failure = match &error {
+fn refused(error: &AgentError) -> Failure {
+    let failure = match error {
         AgentError::Config(_) => Failure::usage(error.to_string()),
-        _ => Failure::of(&error),
+        _ => Failure::of(error),
     };
     match error.hint() {
         Some(hint) => failure.with_hint(hint),
