@@ -126,21 +126,39 @@ fn same([one, other]: &[Layer; 2]) -> Result<(), TestCaseError> {
 
 /// Addresses and chains are what Envoy takes: each once.
 fn check_listeners(layer: &Layer) {
-    let routes: BTreeSet<_> = layer.of(ResourceType::Route).iter().map(|it| &*it.name).collect();
+    let routes: BTreeSet<_> = layer
+        .of(ResourceType::Route)
+        .iter()
+        .map(|it| &*it.name)
+        .collect();
     let mut addresses = BTreeSet::new();
     for listener in messages::<Listener>(layer, ResourceType::Listener) {
-        let others = listener.additional_addresses.iter().map(|other| &other.address);
+        let others = listener
+            .additional_addresses
+            .iter()
+            .map(|other| &other.address);
         for address in [&listener.address].into_iter().chain(others) {
-            assert!(addresses.insert(format!("{address:?}")), "{address:?} twice");
+            assert!(
+                addresses.insert(format!("{address:?}")),
+                "{address:?} twice"
+            );
         }
         let mut names = BTreeSet::new();
         let mut matches = BTreeSet::new();
         for chain in &listener.filter_chains {
             assert!(names.insert(chain.name.clone()), "{} twice", chain.name);
             let matching = format!("{:?}", chain.filter_chain_match);
-            assert!(matches.insert(matching), "{} matches as another", chain.name);
+            assert!(
+                matches.insert(matching),
+                "{} matches as another",
+                chain.name
+            );
         }
-        for chain in listener.filter_chains.iter().chain(&listener.default_filter_chain) {
+        for chain in listener
+            .filter_chains
+            .iter()
+            .chain(&listener.default_filter_chain)
+        {
             for name in named_routes(chain) {
                 assert!(routes.contains(name.as_str()), "no routes {name}");
             }
@@ -149,10 +167,13 @@ fn check_listeners(layer: &Layer) {
 }
 
 fn named_routes(chain: &FilterChain) -> Vec<String> {
-    let configs = chain.filters.iter().filter_map(|filter| match &filter.config_type {
-        Some(filter::ConfigType::TypedConfig(any)) => Some(any),
-        _ => None,
-    });
+    let configs = chain
+        .filters
+        .iter()
+        .filter_map(|filter| match &filter.config_type {
+            Some(filter::ConfigType::TypedConfig(any)) => Some(any),
+            _ => None,
+        });
     configs
         .filter(|any| any.type_url == HttpConnectionManager::type_url())
         .map(|any| HttpConnectionManager::decode(&any.value[..]).unwrap())
@@ -169,11 +190,20 @@ fn check_routes(layer: &Layer) {
         let mut names = BTreeSet::new();
         let mut domains = BTreeSet::new();
         for host in &routes.virtual_hosts {
-            assert!(names.insert(&host.name), "{} twice in {}", host.name, routes.name);
+            assert!(
+                names.insert(&host.name),
+                "{} twice in {}",
+                host.name,
+                routes.name
+            );
             assert!(!host.domains.is_empty());
             for domain in &host.domains {
                 assert!(!domain.is_empty());
-                assert!(domains.insert(domain.to_lowercase()), "{domain} in {}", routes.name);
+                assert!(
+                    domains.insert(domain.to_lowercase()),
+                    "{domain} in {}",
+                    routes.name
+                );
             }
         }
     }
@@ -270,9 +300,14 @@ fn add(config: &mut Config, object: &Value) {
 }
 
 fn read(object: &Value) -> Result<IstioObject, Vec<Problem>> {
-    let kind = IstioKind::ALL.into_iter().find(|kind| object["kind"] == kind.as_str());
+    let kind = IstioKind::ALL
+        .into_iter()
+        .find(|kind| object["kind"] == kind.as_str());
     let checked = check(kind.unwrap(), object);
-    checked.object.filter(|_| checked.problems.is_empty()).ok_or(checked.problems)
+    checked
+        .object
+        .filter(|_| checked.problems.is_empty())
+        .ok_or(checked.problems)
 }
 
 fn input() -> impl Strategy<Value = Input> {
@@ -321,7 +356,11 @@ fn number() -> impl Strategy<Value = u16> {
 }
 
 fn workload() -> impl Strategy<Value = (Workload, Health)> {
-    let port = (number(), number(), select(vec!["http", "http2", "grpc", "tcp", "tls"]));
+    let port = (
+        number(),
+        number(),
+        select(vec!["http", "http2", "grpc", "tcp", "tls"]),
+    );
     let ports = vec(port, 0..4);
     let services = vec((select(vec!["web", "api", "db"]), ports), 0..3);
     let addresses = select(vec![
@@ -330,7 +369,11 @@ fn workload() -> impl Strategy<Value = (Workload, Health)> {
         json!(["fd00::1"]),
         json!(["fd00::2", "10.0.0.2"]),
     ]);
-    let labels = select(vec![json!({}), json!({"version": "v1"}), json!({"version": "v2"})]);
+    let labels = select(vec![
+        json!({}),
+        json!({"version": "v1"}),
+        json!({"version": "v2"}),
+    ]);
     let account = select(vec!["one", "two"]);
     let place = (select(vec!["shop", "front"]), account, addresses, labels);
     (place, services, any::<bool>()).prop_map(|((namespace, account, addresses, labels), services, healthy)| {
@@ -361,7 +404,11 @@ fn workload() -> impl Strategy<Value = (Workload, Health)> {
 
 fn object(kind: &str, namespace: &str, spec: impl Into<Value>) -> Value {
     let spec: Value = spec.into();
-    let group = IstioKind::ALL.into_iter().find(|known| known.as_str() == kind).unwrap().group();
+    let group = IstioKind::ALL
+        .into_iter()
+        .find(|known| known.as_str() == kind)
+        .unwrap()
+        .group();
     json!({
         "apiVersion": format!("{group}/v1"),
         "kind": kind,
@@ -371,7 +418,12 @@ fn object(kind: &str, namespace: &str, spec: impl Into<Value>) -> Value {
 }
 
 fn export_to() -> impl Strategy<Value = Value> {
-    select(vec![json!([]), json!(["."]), json!(["*"]), json!(["front"])])
+    select(vec![
+        json!([]),
+        json!(["."]),
+        json!(["*"]),
+        json!(["front"]),
+    ])
 }
 
 fn virtual_service() -> impl Strategy<Value = Value> {
@@ -383,21 +435,30 @@ fn virtual_service() -> impl Strategy<Value = Value> {
     ]);
     let subset = select(vec!["", "v1", "none"]);
     let rules = vec((matching, host(), subset), 1..4);
-    (namespace(), vec(host(), 1..3), rules, export_to(), any::<bool>()).prop_map(
-        |(namespace, hosts, rules, export_to, http)| {
+    (
+        namespace(),
+        vec(host(), 1..3),
+        rules,
+        export_to(),
+        any::<bool>(),
+    )
+        .prop_map(|(namespace, hosts, rules, export_to, http)| {
             let rules: Vec<_> = rules
                 .into_iter()
                 .map(|(matching, host, subset)| {
                     let route = json!([{"destination": {"host": host, "subset": subset}}]);
-                    let matching = if http { matching } else { json!([{"port": 3306}]) };
+                    let matching = if http {
+                        matching
+                    } else {
+                        json!([{"port": 3306}])
+                    };
                     json!({"match": matching, "route": route})
                 })
                 .collect();
             let kind = if http { "http" } else { "tcp" };
             let spec = json!({"hosts": hosts, kind: rules, "exportTo": export_to});
             object("VirtualService", namespace, spec)
-        },
-    )
+        })
 }
 
 fn destination_rule() -> impl Strategy<Value = Value> {
@@ -432,15 +493,24 @@ fn service_entry() -> impl Strategy<Value = Value> {
         json!(["192.0.2.7", "2001:db8::8"]),
         json!(["0.0.0.0", "240.240.1.1", "::1"]),
     ]);
-    (namespace(), host(), number(), protocol, shape, addresses, export_to()).prop_map(
-        |(namespace, host, number, protocol, mut shape, addresses, export_to)| {
-            shape["hosts"] = json!([host]);
-            shape["ports"] = json!([{"name": "port", "number": number, "protocol": protocol}]);
-            shape["addresses"] = addresses;
-            shape["exportTo"] = export_to;
-            object("ServiceEntry", namespace, shape)
-        },
+    (
+        namespace(),
+        host(),
+        number(),
+        protocol,
+        shape,
+        addresses,
+        export_to(),
     )
+        .prop_map(
+            |(namespace, host, number, protocol, mut shape, addresses, export_to)| {
+                shape["hosts"] = json!([host]);
+                shape["ports"] = json!([{"name": "port", "number": number, "protocol": protocol}]);
+                shape["addresses"] = addresses;
+                shape["exportTo"] = export_to;
+                object("ServiceEntry", namespace, shape)
+            },
+        )
 }
 
 fn peer_authentication() -> impl Strategy<Value = Value> {

@@ -40,14 +40,13 @@ use mesh_proto::envoy::extensions::filters::network::http_connection_manager::v3
 use mesh_proto::google::protobuf::Any;
 use mesh_proto::mesh::agent::v1::agents_client::AgentsClient;
 use mesh_proto::mesh::agent::v1::agents_server::AgentsServer;
-use mesh_proto::mesh::agent::v1::{
-    AgentMessage, PilotMessage, Register, Workload, agent_message,
-};
+use mesh_proto::mesh::agent::v1::{AgentMessage, PilotMessage, Register, Workload, agent_message};
 use prost::{Message as _, Name};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
@@ -77,6 +76,7 @@ struct Plane {
     views: Views,
     sessions: Sessions,
     stop: CancellationToken,
+    server: JoinHandle<Result<(), tonic::transport::Error>>,
     /// Keeps the view before Envoy asks for it.
     _view: watch::Receiver<Option<Snapshot>>,
     _registration: (mpsc::Sender<AgentMessage>, Streaming<PilotMessage>),
@@ -113,18 +113,21 @@ impl Plane {
             certificate: None,
         };
         let server = Server::builder()
-            .layer(MapRequestLayer::new(move |mut request: http::Request<_>| {
-                request.extensions_mut().insert(connection.clone());
-                request
-            }))
+            .layer(MapRequestLayer::new(
+                move |mut request: http::Request<_>| {
+                    request.extensions_mut().insert(connection.clone());
+                    request
+                },
+            ))
             .add_service(AgentsServer::new(agents))
             .add_service(ads)
             .serve_with_incoming_shutdown(
                 TcpListenerStream::new(listener),
                 stop.clone().cancelled_owned(),
             );
-        tokio::spawn(server);
+        let server = tokio::spawn(server);
         Self {
+            server,
             address,
             _view: views.subscribe(&id()),
             views,
@@ -132,6 +135,12 @@ impl Plane {
             stop,
             _registration: register(address).await,
         }
+    }
+
+    /// Ends every stream and frees the address.
+    async fn stop(self) {
+        self.stop.cancel();
+        self.server.await.unwrap().unwrap();
     }
 
     fn publish(&self, mesh: &Mesh) {
@@ -249,7 +258,13 @@ impl Envoy {
         let process = Command::new(envoy)
             .arg("--config-path")
             .arg(&path)
-            .args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "error"])
+            .args([
+                "--disable-hot-restart",
+                "--concurrency",
+                "1",
+                "--log-level",
+                "error",
+            ])
             .stdout(Stdio::null())
             .stderr(Stdio::inherit())
             .spawn()
@@ -286,7 +301,9 @@ impl Mesh {
             };
             Resource::encode(name, &cluster)
         });
-        layer.set(ResourceType::Cluster, clusters.collect()).unwrap();
+        layer
+            .set(ResourceType::Cluster, clusters.collect())
+            .unwrap();
         let endpoints = self.services.iter().map(|(name, _, salt)| {
             let endpoint = Endpoint {
                 address: Some(socket(1024 + u32::try_from(*salt).unwrap())),
@@ -305,7 +322,9 @@ impl Mesh {
             };
             Resource::encode(name, &assignment)
         });
-        layer.set(ResourceType::Endpoint, endpoints.collect()).unwrap();
+        layer
+            .set(ResourceType::Endpoint, endpoints.collect())
+            .unwrap();
         let mut listeners = vec![Resource::encode("http", &listener("http"))];
         if self.has_bad_listener {
             let bad = Listener {
@@ -388,7 +407,9 @@ fn listener(name: &str) -> Listener {
         })),
         http_filters: vec![HttpFilter {
             name: "router".to_owned(),
-            config_type: Some(http_filter::ConfigType::TypedConfig(any(&Router::default()))),
+            config_type: Some(http_filter::ConfigType::TypedConfig(
+                any(&Router::default()),
+            )),
             ..HttpFilter::default()
         }],
         ..HttpConnectionManager::default()
@@ -494,8 +515,7 @@ fn who_comes_back_to_another_server_is_sent_what_changed_and_nothing_else() {
     let before = mesh.clone();
     run(&before, |plane| async move {
         let address = plane.address;
-        plane.stop.cancel();
-        drop(plane);
+        plane.stop().await;
         let plane = Plane::start(address).await;
         plane.publish(&mesh);
         plane.synced(50, 1).await;
@@ -504,8 +524,7 @@ fn who_comes_back_to_another_server_is_sent_what_changed_and_nothing_else() {
             assert_eq!(sent, 0, "{kind:?}");
         }
 
-        plane.stop.cancel();
-        drop(plane);
+        plane.stop().await;
         let plane = Plane::start(address).await;
         mesh.services[7].1 = 1;
         mesh.services[8].2 = 1;

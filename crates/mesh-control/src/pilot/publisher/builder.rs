@@ -98,10 +98,7 @@ impl<A: Assembly> Builder<A> {
             } else {
                 let shared = match old_shared.get(namespace) {
                     Some(old) if is_same => Arc::clone(old),
-                    old => keep(
-                        old,
-                        self.assembly.shared(namespace, old.map(AsRef::as_ref)),
-                    ),
+                    old => keep(old, self.assembly.shared(namespace, old.map(AsRef::as_ref))),
                 };
                 self.shared.insert(namespace.clone(), Arc::clone(&shared));
                 shared
