@@ -46,6 +46,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
@@ -75,6 +76,7 @@ struct Plane {
     views: Views,
     sessions: Sessions,
     stop: CancellationToken,
+    server: JoinHandle<Result<(), tonic::transport::Error>>,
     /// Keeps the view before Envoy asks for it.
     _view: watch::Receiver<Option<Snapshot>>,
     _registration: (mpsc::Sender<AgentMessage>, Streaming<PilotMessage>),
@@ -123,8 +125,9 @@ impl Plane {
                 TcpListenerStream::new(listener),
                 stop.clone().cancelled_owned(),
             );
-        tokio::spawn(server);
+        let server = tokio::spawn(server);
         Self {
+            server,
             address,
             _view: views.subscribe(&id()),
             views,
@@ -132,6 +135,12 @@ impl Plane {
             stop,
             _registration: register(address).await,
         }
+    }
+
+    /// Ends every stream and frees the address.
+    async fn stop(self) {
+        self.stop.cancel();
+        self.server.await.unwrap().unwrap();
     }
 
     fn publish(&self, mesh: &Mesh) {
@@ -506,8 +515,7 @@ fn who_comes_back_to_another_server_is_sent_what_changed_and_nothing_else() {
     let before = mesh.clone();
     run(&before, |plane| async move {
         let address = plane.address;
-        plane.stop.cancel();
-        drop(plane);
+        plane.stop().await;
         let plane = Plane::start(address).await;
         plane.publish(&mesh);
         plane.synced(50, 1).await;
@@ -516,8 +524,7 @@ fn who_comes_back_to_another_server_is_sent_what_changed_and_nothing_else() {
             assert_eq!(sent, 0, "{kind:?}");
         }
 
-        plane.stop.cancel();
-        drop(plane);
+        plane.stop().await;
         let plane = Plane::start(address).await;
         mesh.services[7].1 = 1;
         mesh.services[8].2 = 1;
