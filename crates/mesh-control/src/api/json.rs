@@ -26,6 +26,21 @@ pub(super) fn set(value: &mut Value, field: &str, new: impl Into<Value>) {
     }
 }
 
+/// Whether a value is nested more deeply than `limit`; looks no deeper than that.
+pub(super) fn is_deeper(value: &Value, limit: usize) -> bool {
+    let Some(below) = limit.checked_sub(1) else {
+        return value.is_object() || value.is_array();
+    };
+    match value {
+        Value::Object(map) => map.values().any(|value| is_deeper(value, below)),
+        Value::Array(list) => list.iter().any(|value| is_deeper(value, below)),
+        _ => false,
+    }
+}
+
+/// The deepest object that is stored: what the parser of stored objects reads with room for a list around it.
+pub(super) const MAX_DEPTH: usize = 100;
+
 /// What a value is, in words, where the value itself must not be told.
 pub(super) fn type_name(value: &Value) -> &'static str {
     match value {

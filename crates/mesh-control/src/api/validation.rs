@@ -4,7 +4,7 @@ use mesh_model::istio::{self, IstioKind};
 use mesh_model::{Problem, Problems};
 use serde_json::Value;
 
-use super::json::{at, text};
+use super::json::{MAX_DEPTH, at, is_deeper, text};
 use super::kind::{Kind, RBAC_GROUP};
 use super::objects::name_of;
 use super::openapi::Schemas;
@@ -66,6 +66,9 @@ pub fn check(
     validation: FieldValidation,
     schemas: &Schemas,
 ) -> Result<Vec<String>, Failure> {
+    if is_deeper(object, MAX_DEPTH) {
+        return Err(Failure::bad_request("the object is nested too deeply"));
+    }
     let mut findings = Findings::default();
     check_metadata(kind, object, &mut findings.problems);
     match kind.istio() {
