@@ -1,3 +1,5 @@
+//! Hostile input: a clear error, nothing stored, and the server goes on.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tokens of accounts: asked for, reviewed, refused.
+
 use super::*;
 
 const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";

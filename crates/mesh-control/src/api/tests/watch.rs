@@ -1,3 +1,5 @@
+//! Watches: every change once, in order, from any revision.
+
 use super::*;
 
 /// The events of a watch, parsed.

@@ -1,3 +1,5 @@
+//! Writes: created, replaced, patched, deleted, and refused with every problem.
+
 use super::*;
 
 #[tokio::test]
