@@ -10,34 +10,34 @@
 //! A fixed set of kinds ([`kind`]), JSON, no webhooks. The supported calls are those of
 //! [`router`](self); the rest is answered 404, 405 or 415.
 
-pub mod admission;
-pub mod authentication;
-pub mod authorization;
+mod admission;
+mod authentication;
+mod authorization;
 mod body;
 pub mod bootstrap;
-pub mod cache;
-pub mod clock;
+mod cache;
+mod clock;
 mod discovery;
 mod events;
 mod identifier;
 mod json;
-pub mod kind;
+mod kind;
 mod listener;
 mod namespaces;
-pub mod objects;
-pub mod openapi;
-pub mod patch;
+mod objects;
+mod openapi;
+mod patch;
 mod protobuf;
-pub mod request;
+mod request;
 mod reviews;
 mod router;
 mod seed;
-pub mod selector;
-pub mod status;
-pub mod table;
-pub mod token;
-pub mod validation;
-pub mod watch;
+mod selector;
+mod status;
+mod table;
+mod token;
+mod validation;
+mod watch;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -59,6 +59,7 @@ use openapi::{Documents, Schemas};
 use router::Api;
 use status::Failure;
 use token::Tokens;
+pub use token::{API_AUDIENCE, JOIN_AUDIENCE};
 
 /// How to run an API server.
 #[derive(Clone, Debug)]
