@@ -7,8 +7,21 @@
 //!                └─► watch ◄── cache ◄── one watch ◄─────────────────── store
 //! ```
 //!
-//! A fixed set of kinds ([`kind`]), JSON, no webhooks. The supported calls are those of
-//! [`router`](self); the rest is answered 404, 405 or 415.
+//! A fixed set of kinds, the table of [`mesh_model::kind`]; JSON, no webhooks. The supported calls:
+//!
+//! | call | forms |
+//! | --- | --- |
+//! | GET, LIST | objects, Tables, metadata only; label and field selectors, `limit` and `continue`, `resourceVersion` |
+//! | WATCH | from any kept revision; bookmarks, initial events, Tables; 410 when the revision is no longer kept |
+//! | POST, PUT | JSON, YAML, and the binary form of Kubernetes' typed clients; `dryRun`, `fieldValidation` |
+//! | PATCH | merge, JSON patch, strategic merge for Kubernetes' kinds; no server-side apply |
+//! | DELETE, DELETE of a collection | preconditions, finalizers; a namespace goes with all it holds |
+//! | `…/status` | of Istio's kinds and Namespace |
+//! | `serviceaccounts/…/token` | tokens for joining the mesh or calling the API |
+//! | reviews | TokenReview, SubjectAccessReview, and those about oneself |
+//! | discovery, `/openapi/v2`, `/openapi/v3`, `/version`, health | as kubectl 1.20 to 1.32 asks |
+//!
+//! The rest is answered 404, 405 or 415.
 
 mod admission;
 mod authentication;
@@ -20,6 +33,7 @@ mod clock;
 mod discovery;
 mod events;
 mod identifier;
+mod impersonation;
 mod json;
 mod kind;
 mod listener;

@@ -76,6 +76,15 @@ impl Call {
                 query,
             });
         };
+        let names = [
+            Some(&place.resource),
+            place.namespace.as_ref(),
+            place.name.as_ref(),
+        ];
+        if names.into_iter().flatten().any(|name| name.contains('/')) {
+            // Nothing has such a name, and in a key of the store it would be another place.
+            return Err(Failure::bad_request("a name in the URL contains `/`"));
+        }
         let verb = match (method.as_str(), &place.name) {
             ("GET" | "HEAD", Some(_)) if !query.is_true("watch") => "get",
             ("GET" | "HEAD", _) if query.is_true("watch") => "watch",
@@ -280,9 +289,14 @@ mod tests {
     }
 
     #[test]
-    fn a_slash_inside_a_name_stays_inside() {
-        let call = call("GET", "/api/v1/namespaces/a%2Fb/configmaps");
-        assert_eq!(place(&call).namespace.as_deref(), Some("a/b"));
+    fn a_slash_inside_a_name_is_refused() {
+        for path in [
+            "/api/v1/namespaces/a%2Fb/configmaps",
+            "/api/v1/namespaces/a/secrets/b%2fc",
+        ] {
+            let failure = Call::parse(&Method::GET, &path.parse().unwrap()).unwrap_err();
+            assert_eq!(failure.code, http::StatusCode::BAD_REQUEST, "{path}");
+        }
     }
 
     #[test]
