@@ -7,37 +7,51 @@
 //!                └─► watch ◄── cache ◄── one watch ◄─────────────────── store
 //! ```
 //!
-//! A fixed set of kinds ([`kind`]), JSON, no webhooks. The supported calls are those of
-//! [`router`](self); the rest is answered 404, 405 or 415.
+//! A fixed set of kinds, the table of [`mesh_model::kind`]; JSON, no webhooks. The supported calls:
+//!
+//! | call | forms |
+//! | --- | --- |
+//! | GET, LIST | objects, Tables, metadata only; label and field selectors, `limit` and `continue`, `resourceVersion` |
+//! | WATCH | from any kept revision; bookmarks, initial events, Tables; 410 when the revision is no longer kept |
+//! | POST, PUT | JSON, YAML, and the binary form of Kubernetes' typed clients; `dryRun`, `fieldValidation` |
+//! | PATCH | merge, JSON patch, strategic merge for Kubernetes' kinds; no server-side apply |
+//! | DELETE, DELETE of a collection | preconditions, finalizers; a namespace goes with all it holds |
+//! | `…/status` | of Istio's kinds and Namespace |
+//! | `serviceaccounts/…/token` | tokens for joining the mesh or calling the API |
+//! | reviews | TokenReview, SubjectAccessReview, and those about oneself |
+//! | discovery, `/openapi/v2`, `/openapi/v3`, `/version`, health | as kubectl 1.20 to 1.32 asks |
+//!
+//! The rest is answered 404, 405 or 415.
 
-pub mod admission;
-pub mod authentication;
-pub mod authorization;
+mod admission;
+mod authentication;
+mod authorization;
 mod body;
 pub mod bootstrap;
-pub mod cache;
-pub mod clock;
+mod cache;
+mod clock;
 mod discovery;
 mod events;
 mod identifier;
+mod impersonation;
 mod json;
-pub mod kind;
+mod kind;
 mod listener;
 mod namespaces;
-pub mod objects;
-pub mod openapi;
-pub mod patch;
+mod objects;
+mod openapi;
+mod patch;
 mod protobuf;
-pub mod request;
+mod request;
 mod reviews;
 mod router;
 mod seed;
-pub mod selector;
-pub mod status;
-pub mod table;
-pub mod token;
-pub mod validation;
-pub mod watch;
+mod selector;
+mod status;
+mod table;
+mod token;
+mod validation;
+mod watch;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -59,6 +73,7 @@ use openapi::{Documents, Schemas};
 use router::Api;
 use status::Failure;
 use token::Tokens;
+pub use token::{API_AUDIENCE, JOIN_AUDIENCE};
 
 /// How to run an API server.
 #[derive(Clone, Debug)]

@@ -1,10 +1,12 @@
 //! Generated wire types, and nothing else: the subset of Envoy's v3 API that the mesh uses,
-//! the call of Istio's CA, the calls of etcd that the store needs, and our own agent protocol
+//! the call of Istio's CA, the calls of etcd that the store needs, what Kubernetes' typed clients post in binary,
+//! the binary form of OpenAPI v2 that kubectl reads, and our own agent protocol
 //! (`proto/mesh/agent/v1/agent.proto`, where each message is described).
 //!
 //! Written by `cargo xtask codegen`; `bytes` fields are [`bytes::Bytes`] (sharing, not copying) and maps
 //! are `BTreeMap`s, so that equal messages have equal encodings.
-//! The modules follow the protobuf packages: [`envoy`], [`google`], [`istio`], [`etcdserverpb`], [`mesh`].
+//! The modules follow the protobuf packages: [`envoy`], [`google`], [`istio`], [`etcdserverpb`],
+//! [`kubernetes`], [`mesh`], [`openapi`].
 //!
 //! ```
 //! use mesh_proto::envoy::config::core::v3::{Address, SocketAddress, address};

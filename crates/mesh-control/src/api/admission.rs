@@ -15,15 +15,15 @@ use super::status::Failure;
 
 /// What the URL says about the object in the body.
 #[derive(Clone, Copy, Debug)]
-pub struct Addressed<'a> {
+pub(crate) struct Addressed<'a> {
     /// The kind.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// The version in the URL.
-    pub version: &'a str,
+    pub(crate) version: &'a str,
     /// The namespace in the URL.
-    pub namespace: Option<&'a str>,
+    pub(crate) namespace: Option<&'a str>,
     /// The name in the URL; none for a creation.
-    pub name: Option<&'a str>,
+    pub(crate) name: Option<&'a str>,
 }
 
 /// Checks that the body is an object of the kind, namespace and name that the URL says, and completes them.
@@ -31,7 +31,7 @@ pub struct Addressed<'a> {
 /// # Errors
 ///
 /// 400 if they disagree.
-pub fn address(object: &mut Value, to: Addressed<'_>) -> Result<(), Failure> {
+pub(crate) fn address(object: &mut Value, to: Addressed<'_>) -> Result<(), Failure> {
     let Some(map) = object.as_object_mut() else {
         return Err(Failure::bad_request("the body is not an object"));
     };
@@ -91,7 +91,7 @@ pub fn address(object: &mut Value, to: Addressed<'_>) -> Result<(), Failure> {
 /// # Errors
 ///
 /// 400 if it claims what only the server gives, 422 if a default cannot be made.
-pub fn prepare_create(object: &mut Value, kind: Kind, clock: Clock) -> Result<(), Failure> {
+pub(crate) fn prepare_create(object: &mut Value, kind: Kind, clock: Clock) -> Result<(), Failure> {
     set_defaults(object, kind)?;
     let now = clock.now_text();
     let Some(map) = object.as_object_mut() else {
@@ -149,7 +149,7 @@ pub fn prepare_create(object: &mut Value, kind: Kind, clock: Clock) -> Result<()
 /// # Errors
 ///
 /// 409 if the object meant is another one, 422 if something fixed is changed.
-pub fn prepare_update(
+pub(crate) fn prepare_update(
     new: &mut Value,
     old: &Value,
     kind: Kind,

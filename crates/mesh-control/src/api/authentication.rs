@@ -11,30 +11,27 @@ use super::token::Tokens;
 
 /// Who calls.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct User {
+pub(crate) struct User {
     /// As in `jane` or `system:serviceaccount:shop:ci`.
-    pub name: String,
+    pub(crate) name: String,
     /// The id of a service account.
-    pub uid: String,
+    pub(crate) uid: String,
     /// As in `system:authenticated`.
-    pub groups: Vec<String>,
+    pub(crate) groups: Vec<String>,
 }
 
 /// What a connection proved before its first request.
 #[derive(Clone, Debug, Default)]
-pub struct Peer(Option<Arc<User>>);
+pub(crate) struct Peer(Option<Arc<User>>);
 
 // === impl User ===
 
 impl User {
     /// Everybody who proved to be somebody.
-    pub const AUTHENTICATED: &str = "system:authenticated";
-
-    /// Nobody in particular: only health and version are for everybody.
-    pub const ANONYMOUS: &str = "system:anonymous";
+    pub(crate) const AUTHENTICATED: &str = "system:authenticated";
 
     /// The server itself, when it makes what must exist.
-    pub fn server() -> Self {
+    pub(crate) fn server() -> Self {
         Self {
             name: "system:apiserver".to_owned(),
             uid: String::new(),
@@ -43,7 +40,7 @@ impl User {
     }
 
     /// Whether the user is in a group.
-    pub fn is_in(&self, group: &str) -> bool {
+    pub(crate) fn is_in(&self, group: &str) -> bool {
         self.groups.iter().any(|found| found == group)
     }
 }
@@ -54,7 +51,7 @@ impl Peer {
     /// The user of a client certificate that TLS has verified: CN is the name, each O a group.
     ///
     /// A certificate without a usable name proves nobody.
-    pub fn of_certificate(certificate: &CertificateDer<'_>) -> Self {
+    pub(crate) fn of_certificate(certificate: &CertificateDer<'_>) -> Self {
         let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
             return Self(None);
         };
@@ -92,7 +89,7 @@ impl Peer {
 /// # Errors
 ///
 /// 401 if a token is shown and not valid, whatever else is shown.
-pub async fn authenticate(
+pub(crate) async fn authenticate(
     peer: &Peer,
     headers: &HeaderMap,
     tokens: &Tokens,

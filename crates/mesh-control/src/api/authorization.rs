@@ -11,18 +11,18 @@ use super::authentication::User;
 
 /// Who wants to do what.
 #[derive(Clone, Copy, Debug)]
-pub struct Attributes<'a> {
+pub(crate) struct Attributes<'a> {
     /// Who.
-    pub user: &'a User,
+    pub(crate) user: &'a User,
     /// What, as in `get` or `create`.
-    pub verb: &'a str,
+    pub(crate) verb: &'a str,
     /// To what.
-    pub object: Object<'a>,
+    pub(crate) object: Object<'a>,
 }
 
 /// To what something is done.
 #[derive(Clone, Copy, Debug)]
-pub enum Object<'a> {
+pub(crate) enum Object<'a> {
     /// Objects of a kind.
     Resource {
         /// API group; empty for the core group.
@@ -43,49 +43,49 @@ pub enum Object<'a> {
 /// One rule of a role.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Rule {
+pub(crate) struct Rule {
     /// What is allowed; `*` is everything.
-    pub verbs: Vec<String>,
+    pub(crate) verbs: Vec<String>,
     /// In which groups.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub api_groups: Vec<String>,
+    pub(crate) api_groups: Vec<String>,
     /// On which kinds; with a subresource as in `serviceaccounts/token`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub resources: Vec<String>,
+    pub(crate) resources: Vec<String>,
     /// On which objects; empty is all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub resource_names: Vec<String>,
+    pub(crate) resource_names: Vec<String>,
     /// On which paths; a final `*` is any rest. Only in ClusterRoles.
     #[serde(rename = "nonResourceURLs", skip_serializing_if = "Vec::is_empty")]
-    pub non_resource_urls: Vec<String>,
+    pub(crate) non_resource_urls: Vec<String>,
 }
 
 /// To whom a role is given.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Subject {
+pub(crate) struct Subject {
     /// `User`, `Group` or `ServiceAccount`.
-    pub kind: String,
+    pub(crate) kind: String,
     /// The name.
-    pub name: String,
+    pub(crate) name: String,
     /// Of a service account.
     #[serde(skip_serializing_if = "String::is_empty")]
-    pub namespace: String,
+    pub(crate) namespace: String,
 }
 
 /// Which role a binding gives.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct RoleRef {
+pub(crate) struct RoleRef {
     /// `Role` or `ClusterRole`.
-    pub kind: String,
+    pub(crate) kind: String,
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
 }
 
 /// The answer, and why.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// Yes, because of this.
     Allowed {
         /// The binding and role, or the group.
@@ -97,7 +97,7 @@ pub enum Decision {
 
 /// Every role and binding, ready to decide.
 #[derive(Clone, Debug, Default)]
-pub struct Policy {
+pub(crate) struct Policy {
     /// By namespace (empty for ClusterRoles) and name.
     roles: BTreeMap<(String, String), Vec<Rule>>,
     /// By namespace (empty for `ClusterRoleBindings`).
@@ -133,10 +133,10 @@ struct Metadata {
 
 impl Policy {
     /// The group whose members may do everything, whatever the roles say: the way back in.
-    pub const MASTERS: &str = "system:masters";
+    pub(crate) const MASTERS: &str = "system:masters";
 
     /// Makes a policy of stored objects; one that cannot be read grants nothing.
-    pub fn new<'a>(objects: impl IntoIterator<Item = &'a [u8]>) -> Self {
+    pub(crate) fn new<'a>(objects: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut policy = Self::default();
         for object in objects {
             let stored: Stored = match serde_json::from_slice(object) {
@@ -162,7 +162,7 @@ impl Policy {
     }
 
     /// Decides.
-    pub fn decide(&self, attributes: &Attributes<'_>) -> Decision {
+    pub(crate) fn decide(&self, attributes: &Attributes<'_>) -> Decision {
         if attributes.user.is_in(Self::MASTERS) {
             return Decision::Allowed {
                 by: format!("group {}", Self::MASTERS),
@@ -183,7 +183,7 @@ impl Policy {
     }
 
     /// The rules of a user in a namespace, those for all namespaces included.
-    pub fn rules<'a>(
+    pub(crate) fn rules<'a>(
         &'a self,
         user: &'a User,
         namespace: &'a str,
@@ -192,14 +192,14 @@ impl Policy {
     }
 
     /// The rules of a role, if it exists; the namespace is empty for a `ClusterRole`.
-    pub fn role(&self, namespace: &str, name: &str) -> Option<&[Rule]> {
+    pub(crate) fn role(&self, namespace: &str, name: &str) -> Option<&[Rule]> {
         self.roles
             .get(&(namespace.to_owned(), name.to_owned()))
             .map(Vec::as_slice)
     }
 
     /// Which of `wanted` the user does not hold; empty if they may hand all of them on.
-    pub fn missing(&self, user: &User, namespace: &str, wanted: &[Rule]) -> Vec<Rule> {
+    pub(crate) fn missing(&self, user: &User, namespace: &str, wanted: &[Rule]) -> Vec<Rule> {
         if user.is_in(Self::MASTERS) {
             return Vec::new();
         }

@@ -21,7 +21,7 @@ use super::token::{self, Tokens};
 use crate::store::{Batch, Event, Range, Revision, Store, StoreError};
 
 /// What is known of the store without asking it.
-pub struct Cache {
+pub(crate) struct Cache {
     ring: RwLock<Ring>,
     position: watch::Sender<Position>,
     policy: ArcSwap<Policy>,
@@ -29,24 +29,24 @@ pub struct Cache {
 
 /// How far the cache is.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Position {
+pub(crate) struct Position {
     /// Every change up to here is in the ring or was.
-    pub revision: Revision,
+    pub(crate) revision: Revision,
     /// Counts the times that the history broke and everybody must list again.
-    pub epoch: u64,
+    pub(crate) epoch: u64,
     /// Whether the cache has seen what was in the store when it started.
-    pub is_ready: bool,
+    pub(crate) is_ready: bool,
 }
 
 /// One change of one object.
 #[derive(Debug)]
-pub struct Change {
+pub(crate) struct Change {
     /// Its revision.
-    pub revision: Revision,
+    pub(crate) revision: Revision,
     /// The kind.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// The namespace; empty if the kind has none.
-    pub namespace: String,
+    pub(crate) namespace: String,
     value: Option<Bytes>,
     previous: Option<Bytes>,
     parsed: OnceLock<Parsed>,
@@ -60,7 +60,7 @@ struct Parsed {
 
 /// What a watcher gets from the ring.
 #[derive(Debug)]
-pub enum Recent {
+pub(crate) enum Recent {
     /// The changes after its place, perhaps not all, and its new place.
     Changes(Vec<Arc<Change>>, Revision),
     /// Its place is gone: it must list again.
@@ -83,7 +83,7 @@ struct Ring {
 
 impl Cache {
     /// Empty; [`Self::follow`] fills it.
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self {
             ring: RwLock::default(),
             position: watch::Sender::new(Position::default()),
@@ -92,17 +92,17 @@ impl Cache {
     }
 
     /// The roles and bindings as of now.
-    pub fn policy(&self) -> Arc<Policy> {
+    pub(crate) fn policy(&self) -> Arc<Policy> {
         self.policy.load_full()
     }
 
     /// How far the cache is, and when it moves.
-    pub fn position(&self) -> watch::Receiver<Position> {
+    pub(crate) fn position(&self) -> watch::Receiver<Position> {
         self.position.subscribe()
     }
 
     /// At most `limit` changes after `after`.
-    pub fn recent(&self, after: Revision, limit: usize) -> Recent {
+    pub(crate) fn recent(&self, after: Revision, limit: usize) -> Recent {
         let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
         if after < ring.oldest {
             return Recent::Gone {
@@ -135,7 +135,7 @@ impl Cache {
     }
 
     /// Follows the store until shutdown; whatever breaks the history starts it again.
-    pub async fn follow(
+    pub(crate) async fn follow(
         &self,
         store: Arc<dyn Store>,
         tokens: Arc<Tokens>,
@@ -286,12 +286,12 @@ impl Change {
     }
 
     /// The object after the change; none if it was deleted.
-    pub fn value(&self) -> Option<&Arc<Value>> {
+    pub(crate) fn value(&self) -> Option<&Arc<Value>> {
         self.parsed().value.as_ref()
     }
 
     /// The object before the change, with the revision of the change; none if it was created.
-    pub fn previous(&self) -> Option<&Arc<Value>> {
+    pub(crate) fn previous(&self) -> Option<&Arc<Value>> {
         self.parsed().previous.as_ref()
     }
 

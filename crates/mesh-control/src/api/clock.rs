@@ -6,27 +6,22 @@ use jiff::Timestamp;
 
 /// Tells the time.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock(fn() -> SystemTime);
+pub(crate) struct Clock(fn() -> SystemTime);
 
 impl Clock {
     /// The machine's.
-    pub fn system() -> Self {
+    pub(crate) fn system() -> Self {
         Self(SystemTime::now)
     }
 
-    /// Another one.
-    pub fn new(now: fn() -> SystemTime) -> Self {
-        Self(now)
-    }
-
     /// Seconds since 1970.
-    pub fn now_seconds(self) -> i64 {
+    pub(crate) fn now_seconds(self) -> i64 {
         let since = self.since_epoch().as_secs();
         i64::try_from(since).unwrap_or(i64::MAX)
     }
 
     /// As Kubernetes writes it: RFC 3339, UTC, whole seconds.
-    pub fn now_text(self) -> String {
+    pub(crate) fn now_text(self) -> String {
         text(self.now_seconds())
     }
 
@@ -36,7 +31,7 @@ impl Clock {
 }
 
 /// Seconds since 1970 as Kubernetes writes them.
-pub fn text(seconds: i64) -> String {
+pub(crate) fn text(seconds: i64) -> String {
     Timestamp::from_second(seconds)
         .unwrap_or(Timestamp::MAX)
         .to_string()

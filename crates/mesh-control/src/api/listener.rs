@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use rustix::net::sockopt;
 use rustls::RootCertStore;
 use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
@@ -102,7 +103,7 @@ impl Listener {
     }
 
     async fn connection(&self, stream: TcpStream, remote: SocketAddr) {
-        if let Err(error) = stream.set_nodelay(true) {
+        if let Err(error) = prepare(&stream) {
             tracing::debug!(%remote, %error, "connection lost");
             return;
         }
@@ -158,6 +159,18 @@ impl Listener {
         }
     }
 }
+
+/// No delay for short answers; whoever takes no data or is gone is cut off by the kernel.
+fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEP_ALIVE)?;
+    sockopt::set_tcp_user_timeout(stream, TAKES_NOTHING_MS)?;
+    Ok(())
+}
+
+/// Data that a client does not take for so long, milliseconds: a watcher that has stopped reading.
+const TAKES_NOTHING_MS: u32 = 60_000;
 
 /// Connections at once on one address; each costs some tens of kilobytes.
 const MAX_CONNECTIONS: usize = 4096;

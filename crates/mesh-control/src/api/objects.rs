@@ -27,11 +27,11 @@ use crate::store::{Entry, Guard, Range, Revision, Store, StoreError};
 mod deletion;
 mod grant;
 
-pub use deletion::Deletion;
+pub(crate) use deletion::Deletion;
 
 /// The objects of a store.
 #[derive(Clone, Debug)]
-pub struct Objects {
+pub(crate) struct Objects {
     store: Arc<dyn Store>,
     clock: Clock,
     schemas: Arc<Schemas>,
@@ -39,54 +39,54 @@ pub struct Objects {
 
 /// How a write is meant.
 #[derive(Clone, Copy, Debug)]
-pub struct Write<'a> {
+pub(crate) struct Write<'a> {
     /// Who writes.
-    pub user: &'a User,
+    pub(crate) user: &'a User,
     /// Do all but store it.
-    pub is_dry_run: bool,
+    pub(crate) is_dry_run: bool,
     /// What becomes of unknown fields.
-    pub validation: FieldValidation,
+    pub(crate) validation: FieldValidation,
     /// The roles that the writer's own rights come from.
-    pub policy: &'a super::authorization::Policy,
+    pub(crate) policy: &'a super::authorization::Policy,
 }
 
 /// What a write left.
 #[derive(Clone, Debug)]
-pub struct Written {
+pub(crate) struct Written {
     /// The object as stored, in the version of the call.
-    pub object: Value,
+    pub(crate) object: Value,
     /// What the caller should know.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 /// What to list.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted<'a> {
+pub(crate) struct Wanted<'a> {
     /// The kind.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// The version to answer in.
-    pub version: &'a str,
+    pub(crate) version: &'a str,
     /// Only in this namespace.
-    pub namespace: Option<&'a str>,
+    pub(crate) namespace: Option<&'a str>,
     /// Only these.
-    pub selector: &'a Selector,
+    pub(crate) selector: &'a Selector,
     /// At most so many.
-    pub limit: Option<NonZeroUsize>,
+    pub(crate) limit: Option<NonZeroUsize>,
     /// Go on where the list before ended.
-    pub token: Option<&'a str>,
+    pub(crate) token: Option<&'a str>,
     /// The state of exactly this revision.
-    pub at: Option<Revision>,
+    pub(crate) at: Option<Revision>,
 }
 
 /// A list of objects.
 #[derive(Clone, Debug)]
-pub struct Listed {
+pub(crate) struct Listed {
     /// Sorted by namespace and name.
-    pub items: Vec<Value>,
+    pub(crate) items: Vec<Value>,
     /// The revision whose state this is.
-    pub revision: Revision,
+    pub(crate) revision: Revision,
     /// How to go on, if the limit cut it.
-    pub token: Option<String>,
+    pub(crate) token: Option<String>,
 }
 
 /// Where a cut list goes on.
@@ -100,7 +100,7 @@ struct Token {
 
 impl Objects {
     /// The objects of this store.
-    pub fn new(store: Arc<dyn Store>, clock: Clock, schemas: Arc<Schemas>) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, clock: Clock, schemas: Arc<Schemas>) -> Self {
         Self {
             store,
             clock,
@@ -109,7 +109,7 @@ impl Objects {
     }
 
     /// The store itself.
-    pub fn store(&self) -> &Arc<dyn Store> {
+    pub(crate) fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
 
@@ -118,7 +118,7 @@ impl Objects {
     /// # Errors
     ///
     /// 404 if there is none.
-    pub async fn get(
+    pub(crate) async fn get(
         &self,
         kind: Kind,
         version: &str,
@@ -134,7 +134,7 @@ impl Objects {
     /// # Errors
     ///
     /// 410 if the asked revision is no longer kept, 400 if the token is not one.
-    pub async fn list(&self, wanted: Wanted<'_>) -> Result<Listed, Failure> {
+    pub(crate) async fn list(&self, wanted: Wanted<'_>) -> Result<Listed, Failure> {
         let prefix = wanted.kind.prefix(wanted.namespace);
         let (mut after, mut at) = match wanted.token {
             Some(token) => {
@@ -192,7 +192,7 @@ impl Objects {
     ///
     /// 409 if the name is taken, 404 if the namespace does not exist, 403 if it ends, 422 with every
     /// problem of the object.
-    pub async fn create(
+    pub(crate) async fn create(
         &self,
         mut object: Value,
         to: Addressed<'_>,
@@ -252,7 +252,7 @@ impl Objects {
     ///
     /// 404 if there is none, 409 if the changed object names another revision than the stored one, 422
     /// with every problem of the object, and what `change` says.
-    pub async fn modify(
+    pub(crate) async fn modify(
         &self,
         to: Addressed<'_>,
         write: &Write<'_>,
@@ -314,7 +314,7 @@ impl Objects {
     /// # Errors
     ///
     /// What the store says.
-    pub async fn ensure_default_account(&self, namespace: &str) -> Result<(), Failure> {
+    pub(crate) async fn ensure_default_account(&self, namespace: &str) -> Result<(), Failure> {
         let Some(kind) = Kind::find("", "v1", "serviceaccounts") else {
             return Ok(());
         };
@@ -393,14 +393,14 @@ impl Token {
 }
 
 /// An object of the store, with the revision that the store keeps beside it.
-pub fn read(bytes: &Bytes, revision: Revision) -> Option<Value> {
+pub(crate) fn read(bytes: &Bytes, revision: Revision) -> Option<Value> {
     let mut object: Value = serde_json::from_slice(bytes).ok()?;
     set_revision(&mut object, revision);
     Some(object)
 }
 
 /// An entry as an object in a version.
-pub fn view(entry: &Entry, kind: Kind, version: &str) -> Result<Value, Failure> {
+pub(crate) fn view(entry: &Entry, kind: Kind, version: &str) -> Result<Value, Failure> {
     let mut object = read(&entry.value, entry.revision).ok_or_else(|| {
         tracing::error!(key = entry.key, "stored value is not JSON");
         Failure::internal(format!("stored value of `{}` is not JSON", entry.key))
@@ -410,14 +410,14 @@ pub fn view(entry: &Entry, kind: Kind, version: &str) -> Result<Value, Failure> 
 }
 
 /// Says the version in which an object is shown; all versions of a kind have one schema.
-pub fn set_version(object: &mut Value, kind: Kind, version: &str) {
+pub(crate) fn set_version(object: &mut Value, kind: Kind, version: &str) {
     if let Some(map) = object.as_object_mut() {
         map.insert("apiVersion".to_owned(), kind.api_version(version).into());
     }
 }
 
 /// The name of an object; empty if it has none.
-pub fn name_of(object: &Value) -> String {
+pub(crate) fn name_of(object: &Value) -> String {
     text(object, "metadata.name").to_owned()
 }
 
@@ -426,7 +426,7 @@ pub fn name_of(object: &Value) -> String {
 /// # Errors
 ///
 /// 422 if it does not.
-pub fn check_replacement(object: &Value, kind: Kind) -> Result<(), Failure> {
+pub(crate) fn check_replacement(object: &Value, kind: Kind) -> Result<(), Failure> {
     if kind.istio().is_some() && insisted_revision(object).is_none() {
         let problem = Problem::new(
             "metadata.resourceVersion",

@@ -19,12 +19,12 @@ mod schema;
 mod v2;
 
 use operation::{PARAMETERS, Route, routes};
-pub use schema::Schemas;
+pub(crate) use schema::Schemas;
 use schema::name_of;
 
 /// Every document, made once.
 #[derive(Debug)]
-pub struct Documents {
+pub(crate) struct Documents {
     /// By path below `/openapi/v3/`.
     version_3: BTreeMap<String, Document>,
     version_2: Bytes,
@@ -40,7 +40,7 @@ struct Document {
 
 impl Documents {
     /// Makes them of the schemas.
-    pub fn new(schemas: &Schemas) -> Self {
+    pub(crate) fn new(schemas: &Schemas) -> Self {
         let version_3 = group_versions()
             .into_iter()
             .map(|(group, version)| {

@@ -13,7 +13,7 @@ mod strategic;
 
 /// What a PATCH wants, read but not yet applied.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Patch {
+pub(crate) enum Patch {
     /// RFC 7386: fields to set, null to remove.
     Merge(Value),
     /// RFC 6902: a list of operations.
@@ -30,7 +30,7 @@ impl Patch {
     /// # Errors
     ///
     /// 415 for a form that is not served for the kind, 400 if the body is not of its form.
-    pub fn parse(headers: &HeaderMap, body: &[u8], kind: Kind) -> Result<Self, Failure> {
+    pub(crate) fn parse(headers: &HeaderMap, body: &[u8], kind: Kind) -> Result<Self, Failure> {
         let media_type = super::body::media_type(headers);
         match media_type.as_str() {
             "application/merge-patch+json" => {
@@ -76,7 +76,7 @@ impl Patch {
     /// # Errors
     ///
     /// 422 if it cannot be applied to this object.
-    pub fn apply(&self, object: &Value, kind: Kind) -> Result<Value, Failure> {
+    pub(crate) fn apply(&self, object: &Value, kind: Kind) -> Result<Value, Failure> {
         let mut object = object.clone();
         match self {
             Self::Merge(patch) => json_patch::merge(&mut object, patch),

@@ -8,18 +8,18 @@ use super::status::Failure;
 
 /// A request, understood as far as the URL goes.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Call {
+pub(crate) struct Call {
     /// What is to be done, in the words of RBAC.
-    pub verb: &'static str,
+    pub(crate) verb: &'static str,
     /// To what.
-    pub target: Target,
+    pub(crate) target: Target,
     /// The parameters.
-    pub query: Query,
+    pub(crate) query: Query,
 }
 
 /// What a request is about.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Target {
+pub(crate) enum Target {
     /// Objects.
     Objects(Place),
     /// Any other path.
@@ -28,24 +28,24 @@ pub enum Target {
 
 /// Objects, or one of them.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Place {
+pub(crate) struct Place {
     /// API group; empty for the core group.
-    pub group: String,
+    pub(crate) group: String,
     /// Version of the group.
-    pub version: String,
+    pub(crate) version: String,
     /// Plural of the kind.
-    pub resource: String,
+    pub(crate) resource: String,
     /// As in `status`, or `token` of service accounts.
-    pub subresource: Option<String>,
+    pub(crate) subresource: Option<String>,
     /// The namespace; none for all, or for objects without namespace.
-    pub namespace: Option<String>,
+    pub(crate) namespace: Option<String>,
     /// The object; none for all.
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
 }
 
 /// The parameters after `?`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Query(Vec<(String, String)>);
+pub(crate) struct Query(Vec<(String, String)>);
 
 // === impl Call ===
 
@@ -55,7 +55,7 @@ impl Call {
     /// # Errors
     ///
     /// 400 if the URL is no valid encoding of text.
-    pub fn parse(method: &Method, uri: &Uri) -> Result<Self, Failure> {
+    pub(crate) fn parse(method: &Method, uri: &Uri) -> Result<Self, Failure> {
         let query = Query::parse(uri.query().unwrap_or_default())?;
         let segments = uri
             .path()
@@ -76,6 +76,15 @@ impl Call {
                 query,
             });
         };
+        let names = [
+            Some(&place.resource),
+            place.namespace.as_ref(),
+            place.name.as_ref(),
+        ];
+        if names.into_iter().flatten().any(|name| name.contains('/')) {
+            // Nothing has such a name, and in a key of the store it would be another place.
+            return Err(Failure::bad_request("a name in the URL contains `/`"));
+        }
         let verb = match (method.as_str(), &place.name) {
             ("GET" | "HEAD", Some(_)) if !query.is_true("watch") => "get",
             ("GET" | "HEAD", _) if query.is_true("watch") => "watch",
@@ -145,13 +154,13 @@ impl Query {
     }
 
     /// The first value of a parameter.
-    pub fn get(&self, key: &str) -> Option<&str> {
+    pub(crate) fn get(&self, key: &str) -> Option<&str> {
         let found = self.0.iter().find(|(found, _)| found == key);
         found.map(|(_, value)| value.as_str())
     }
 
     /// Every value of a parameter.
-    pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
         self.0
             .iter()
             .filter(move |(found, _)| found == key)
@@ -159,7 +168,7 @@ impl Query {
     }
 
     /// Whether a parameter says yes; an empty value does.
-    pub fn is_true(&self, key: &str) -> bool {
+    pub(crate) fn is_true(&self, key: &str) -> bool {
         matches!(self.get(key), Some("true" | "1" | ""))
     }
 
@@ -168,7 +177,7 @@ impl Query {
     /// # Errors
     ///
     /// 400 if it is none.
-    pub fn number(&self, key: &str) -> Result<Option<u64>, Failure> {
+    pub(crate) fn number(&self, key: &str) -> Result<Option<u64>, Failure> {
         match self.get(key) {
             None | Some("") => Ok(None),
             Some(text) => text.parse().map(Some).map_err(|error| {
@@ -280,9 +289,14 @@ mod tests {
     }
 
     #[test]
-    fn a_slash_inside_a_name_stays_inside() {
-        let call = call("GET", "/api/v1/namespaces/a%2Fb/configmaps");
-        assert_eq!(place(&call).namespace.as_deref(), Some("a/b"));
+    fn a_slash_inside_a_name_is_refused() {
+        for path in [
+            "/api/v1/namespaces/a%2Fb/configmaps",
+            "/api/v1/namespaces/a/secrets/b%2fc",
+        ] {
+            let failure = Call::parse(&Method::GET, &path.parse().unwrap()).unwrap_err();
+            assert_eq!(failure.code, http::StatusCode::BAD_REQUEST, "{path}");
+        }
     }
 
     #[test]

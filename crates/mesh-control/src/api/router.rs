@@ -14,6 +14,7 @@ use super::authentication::{Peer, User, authenticate};
 use super::authorization::{Attributes, Decision, Object};
 use super::cache::Cache;
 use super::clock::Clock;
+use super::impersonation::acting_user;
 use super::objects::Objects;
 use super::openapi::Documents;
 use super::request::{Call, Place, Target};
@@ -70,7 +71,12 @@ impl Api {
             return self.public(path, request.method()).await;
         }
         let user = authenticate(peer, request.headers(), &self.tokens).await?;
-        let user = user.ok_or_else(Failure::unauthorized)?;
+        let mut user = user.ok_or_else(Failure::unauthorized)?;
+        let policy = self.cache.policy();
+        if let Some(other) = acting_user(&user, request.headers(), &policy)? {
+            tracing::info!(user = user.name, acts_as = other.name, "impersonation");
+            user = Arc::new(other);
+        }
         self.authorize(&user, &call)?;
         if call.verb == "watch" {
             return self.dispatch(&user, &call, request).await;
@@ -80,9 +86,11 @@ impl Api {
             .try_acquire()
             .ok()
             .ok_or_else(Failure::too_many_requests)?;
-        let is_write = !matches!(call.verb, "get" | "list");
         let answer = self.dispatch(&user, &call, request).await;
-        if is_write && let Target::Objects(place) = &call.target {
+        if !matches!(call.verb, "get" | "list")
+            && let Target::Objects(place) = &call.target
+            && !reviews::is_review(place)
+        {
             let code = match &answer {
                 Ok(response) => response.status(),
                 Err(failure) => failure.code,

@@ -11,7 +11,7 @@ use super::status::Failure;
 
 /// What an object must be to be wanted.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Selector {
+pub(crate) struct Selector {
     labels: Vec<Requirement>,
     /// Path of the field, wanted value, whether it must be equal.
     fields: Vec<(String, String, bool)>,
@@ -34,7 +34,7 @@ impl Selector {
     /// # Errors
     ///
     /// 400 if one cannot be understood or names a field that cannot be selected by.
-    pub fn parse(query: &Query, kind: Kind) -> Result<Self, Failure> {
+    pub(crate) fn parse(query: &Query, kind: Kind) -> Result<Self, Failure> {
         let labels = match query.get("labelSelector") {
             Some(text) => split_terms(text)
                 .into_iter()
@@ -59,13 +59,8 @@ impl Selector {
         Ok(Self { labels, fields })
     }
 
-    /// Whether everything is wanted.
-    pub fn is_empty(&self) -> bool {
-        self.labels.is_empty() && self.fields.is_empty()
-    }
-
     /// Whether an object is wanted.
-    pub fn matches(&self, object: &Value) -> bool {
+    pub(crate) fn matches(&self, object: &Value) -> bool {
         let labels = at(object, "metadata.labels");
         let label = |key: &str| labels.get(key).and_then(Value::as_str);
         self.labels.iter().all(|requirement| match requirement {

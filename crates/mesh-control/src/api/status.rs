@@ -12,47 +12,47 @@ use crate::store::StoreError;
 
 /// A refused or failed call.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// The code of HTTP.
-    pub code: StatusCode,
+    pub(crate) code: StatusCode,
     /// The machine-readable reason; part of the API of Kubernetes.
-    pub reason: &'static str,
+    pub(crate) reason: &'static str,
     /// For people.
-    pub message: String,
+    pub(crate) message: String,
     /// What it is about.
-    pub details: Option<Box<Details>>,
+    pub(crate) details: Option<Box<Details>>,
 }
 
 /// What a failure is about.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Details {
+pub(crate) struct Details {
     /// Name of the object.
     #[serde(skip_serializing_if = "String::is_empty")]
-    pub name: String,
+    pub(crate) name: String,
     /// API group of the object.
     #[serde(skip_serializing_if = "String::is_empty")]
-    pub group: String,
+    pub(crate) group: String,
     /// The plural of the kind, or the kind where several problems of one object are listed.
     #[serde(skip_serializing_if = "String::is_empty")]
-    pub kind: String,
+    pub(crate) kind: String,
     /// Every single problem.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub causes: Vec<Cause>,
+    pub(crate) causes: Vec<Cause>,
     /// When to try again, seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub retry_after_seconds: Option<u32>,
+    pub(crate) retry_after_seconds: Option<u32>,
 }
 
 /// One problem of an object.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-pub struct Cause {
+pub(crate) struct Cause {
     /// Machine-readable, as in `FieldValueInvalid`.
-    pub reason: &'static str,
+    pub(crate) reason: &'static str,
     /// For people.
-    pub message: String,
+    pub(crate) message: String,
     /// Path of the field.
-    pub field: String,
+    pub(crate) field: String,
 }
 
 /// The wire form.
@@ -94,28 +94,28 @@ impl Failure {
     }
 
     /// 400: the call makes no sense.
-    pub fn bad_request(message: impl Into<String>) -> Self {
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "BadRequest", message)
     }
 
     /// 401: nobody vouches for the caller.
-    pub fn unauthorized() -> Self {
+    pub(crate) fn unauthorized() -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized")
     }
 
     /// 403, in words of its own.
-    pub fn forbidden(message: impl Into<String>) -> Self {
+    pub(crate) fn forbidden(message: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "Forbidden", message)
     }
 
     /// 403: a write that an object of a kind does not allow.
-    pub fn forbidden_object(kind: Kind, name: &str, why: &str) -> Self {
+    pub(crate) fn forbidden_object(kind: Kind, name: &str, why: &str) -> Self {
         let message = format!("{} \"{name}\" is forbidden: {why}", kind.qualified());
         Self::forbidden(message).about(kind, name)
     }
 
     /// 404: no such path.
-    pub fn no_such_path() -> Self {
+    pub(crate) fn no_such_path() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
             "NotFound",
@@ -124,13 +124,13 @@ impl Failure {
     }
 
     /// 404: no such object.
-    pub fn not_found(kind: Kind, name: &str) -> Self {
+    pub(crate) fn not_found(kind: Kind, name: &str) -> Self {
         let message = format!("{} \"{name}\" not found", kind.qualified());
         Self::new(StatusCode::NOT_FOUND, "NotFound", message).about(kind, name)
     }
 
     /// 405: no such method on this path.
-    pub fn method_not_allowed() -> Self {
+    pub(crate) fn method_not_allowed() -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "MethodNotAllowed",
@@ -139,7 +139,7 @@ impl Failure {
     }
 
     /// 406: we answer in JSON only.
-    pub fn not_acceptable() -> Self {
+    pub(crate) fn not_acceptable() -> Self {
         Self::new(
             StatusCode::NOT_ACCEPTABLE,
             "NotAcceptable",
@@ -148,13 +148,13 @@ impl Failure {
     }
 
     /// 409: the name is taken.
-    pub fn already_exists(kind: Kind, name: &str) -> Self {
+    pub(crate) fn already_exists(kind: Kind, name: &str) -> Self {
         let message = format!("{} \"{name}\" already exists", kind.qualified());
         Self::new(StatusCode::CONFLICT, "AlreadyExists", message).about(kind, name)
     }
 
     /// 409: somebody else wrote in between.
-    pub fn conflict(kind: Kind, name: &str, why: &str) -> Self {
+    pub(crate) fn conflict(kind: Kind, name: &str, why: &str) -> Self {
         let message = format!(
             "Operation cannot be fulfilled on {} \"{name}\": {why}",
             kind.qualified()
@@ -163,12 +163,12 @@ impl Failure {
     }
 
     /// 410: the revision asked for is no longer kept; list again.
-    pub fn expired(message: impl Into<String>) -> Self {
+    pub(crate) fn expired(message: impl Into<String>) -> Self {
         Self::new(StatusCode::GONE, "Expired", message)
     }
 
     /// 413: more than a request may have.
-    pub fn too_large(limit: usize) -> Self {
+    pub(crate) fn too_large(limit: usize) -> Self {
         let message = format!("the request body is larger than {limit} bytes");
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -178,7 +178,7 @@ impl Failure {
     }
 
     /// 415: a form of body that is not understood here.
-    pub fn unsupported_media_type(found: &str, expected: &str) -> Self {
+    pub(crate) fn unsupported_media_type(found: &str, expected: &str) -> Self {
         let message = format!(
             "the body of the request was in an unknown format `{found}` - accepted media types include: {expected}"
         );
@@ -190,7 +190,7 @@ impl Failure {
     }
 
     /// 422: everything that is wrong with an object.
-    pub fn invalid(kind: Kind, name: &str, problems: &Problems) -> Self {
+    pub(crate) fn invalid(kind: Kind, name: &str, problems: &Problems) -> Self {
         let list: Vec<_> = problems.0.iter().map(ToString::to_string).collect();
         let list = match list.as_slice() {
             [one] => one.clone(),
@@ -218,7 +218,7 @@ impl Failure {
     }
 
     /// 429: too much at once.
-    pub fn too_many_requests() -> Self {
+    pub(crate) fn too_many_requests() -> Self {
         let mut failure = Self::new(
             StatusCode::TOO_MANY_REQUESTS,
             "TooManyRequests",
@@ -232,12 +232,12 @@ impl Failure {
     }
 
     /// 500: our own fault.
-    pub fn internal(message: impl Into<String>) -> Self {
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
     }
 
     /// 503: the store does not answer.
-    pub fn unavailable(message: impl Into<String>) -> Self {
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
         let mut failure = Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "ServiceUnavailable",
@@ -251,13 +251,13 @@ impl Failure {
     }
 
     /// The `Status` object.
-    pub fn to_value(&self) -> serde_json::Value {
+    pub(crate) fn to_value(&self) -> serde_json::Value {
         // Only strings and numbers: this cannot fail.
         serde_json::to_value(self.wire()).unwrap_or_default()
     }
 
     /// The answer of HTTP.
-    pub fn into_response(self) -> Response<Body> {
+    pub(crate) fn into_response(self) -> Response<Body> {
         let body = serde_json::to_vec(&self.wire()).unwrap_or_default();
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.code;

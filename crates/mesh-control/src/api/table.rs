@@ -14,7 +14,7 @@ mod cell;
 
 /// How the client wants objects.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Form {
+pub(crate) enum Form {
     /// As they are.
     Objects,
     /// `meta.k8s.io` Tables: columns and rows.
@@ -33,7 +33,7 @@ pub enum Form {
 
 /// What a row of a table carries beside its cells.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Include {
+pub(crate) enum Include {
     /// Nothing.
     Nothing,
     /// The metadata.
@@ -50,7 +50,7 @@ impl Form {
     /// # Errors
     ///
     /// 406 if the client takes nothing that we have.
-    pub fn negotiate(headers: &HeaderMap, include: Option<&str>) -> Result<Self, Failure> {
+    pub(crate) fn negotiate(headers: &HeaderMap, include: Option<&str>) -> Result<Self, Failure> {
         let include = match include {
             Some("None") => Include::Nothing,
             Some("Object") => Include::Object,
@@ -101,7 +101,7 @@ impl Form {
     }
 
     /// One object in this form.
-    pub fn object(&self, kind: Kind, object: Value) -> Value {
+    pub(crate) fn object(&self, kind: Kind, object: Value) -> Value {
         match self {
             Self::Objects => object,
             Self::Metadata { version } => metadata_only(&object, version),
@@ -113,7 +113,7 @@ impl Form {
     }
 
     /// A list in this form.
-    pub fn list(&self, kind: Kind, version: &str, listed: Listed) -> Value {
+    pub(crate) fn list(&self, kind: Kind, version: &str, listed: Listed) -> Value {
         let mut metadata = json!({"resourceVersion": listed.revision.to_string()});
         if let Some(token) = listed.token {
             set(&mut metadata, "continue", token);
@@ -142,7 +142,7 @@ impl Form {
     }
 
     /// One event of a watch in this form.
-    pub fn line(&self, event: &str, kind: Kind, object: Value) -> Bytes {
+    pub(crate) fn line(&self, event: &str, kind: Kind, object: Value) -> Bytes {
         let object = match self {
             Self::Table { version, include } => {
                 let metadata = json!({"resourceVersion": at(&object, "metadata.resourceVersion")});

@@ -25,7 +25,7 @@ struct World {
     api: Arc<Api>,
     shutdown: CancellationToken,
     _tasks: JoinSet<()>,
-    _home: TempDir,
+    _home: Option<TempDir>,
 }
 
 /// An answer.
@@ -42,6 +42,10 @@ impl World {
         let home = tempfile::tempdir().unwrap();
         let config = StoreConfig::file(home.path().join("store.redb"));
         let store = open(&config).await.unwrap();
+        Self::on(store, Some(home)).await
+    }
+
+    async fn on(store: Arc<dyn Store>, home: Option<TempDir>) -> Self {
         let shutdown = CancellationToken::new();
         let (api, tasks) = assemble(store, DEFAULT_HISTORY, &shutdown).await.unwrap();
         Self {
@@ -50,6 +54,11 @@ impl World {
             _tasks: tasks,
             _home: home,
         }
+    }
+
+    /// Another server on the same store.
+    async fn second(&self) -> Self {
+        Self::on(Arc::clone(self.api.objects.store()), None).await
     }
 
     /// Sends a request as a user; no user is no credential.

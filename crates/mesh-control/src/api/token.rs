@@ -18,7 +18,7 @@ use super::status::Failure;
 use crate::store::{Store, StoreError};
 
 /// Makes tokens and tells whose they are.
-pub struct Tokens {
+pub(crate) struct Tokens {
     store: Arc<dyn Store>,
     clock: Clock,
     key: ArcSwapOption<SigningKey>,
@@ -26,26 +26,26 @@ pub struct Tokens {
 
 /// A token that was made.
 #[derive(Clone, Eq, PartialEq)]
-pub struct Issued {
+pub(crate) struct Issued {
     /// The token; whoever shows it is the account.
-    pub token: String,
+    pub(crate) token: String,
     /// Until when, seconds since 1970.
-    pub expires: i64,
+    pub(crate) expires: i64,
 }
 
 /// Whose a token is.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Reviewed {
+pub(crate) struct Reviewed {
     /// The account as a user.
-    pub user: User,
+    pub(crate) user: User,
     /// Which of the asked audiences the token is for.
-    pub audiences: Vec<String>,
+    pub(crate) audiences: Vec<String>,
 }
 
 /// Why a token is not valid; for the log, not for the caller.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum TokenError {
+pub(crate) enum TokenError {
     /// Signature, time, issuer or audience are wrong.
     #[error("token: {0}")]
     Malformed(#[from] jsonwebtoken::errors::Error),
@@ -103,24 +103,24 @@ struct Account {
 
 /// For whom a token is made.
 #[derive(Clone, Copy, Debug)]
-pub struct Order<'a> {
+pub(crate) struct Order<'a> {
     /// Namespace of the account.
-    pub namespace: &'a str,
+    pub(crate) namespace: &'a str,
     /// Name of the account.
-    pub name: &'a str,
+    pub(crate) name: &'a str,
     /// Id of the account, so that a successor of the same name is another one.
-    pub uid: &'a str,
+    pub(crate) uid: &'a str,
     /// For whom it is valid.
-    pub audiences: &'a [String],
+    pub(crate) audiences: &'a [String],
     /// For how long.
-    pub seconds: i64,
+    pub(crate) seconds: i64,
 }
 
 // === impl Tokens ===
 
 impl Tokens {
     /// No key yet: [`Self::prepare`] gets it.
-    pub fn new(store: Arc<dyn Store>, clock: Clock) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, clock: Clock) -> Self {
         Self {
             store,
             clock,
@@ -133,7 +133,7 @@ impl Tokens {
     /// # Errors
     ///
     /// What the store says, or 500 if the stored key is not one.
-    pub async fn prepare(&self) -> Result<(), Failure> {
+    pub(crate) async fn prepare(&self) -> Result<(), Failure> {
         if let Some(found) = self.store.get(&key_of_secret()).await? {
             return self.learn(&found.value);
         }
@@ -175,7 +175,7 @@ impl Tokens {
     /// # Errors
     ///
     /// 500 if it holds no key.
-    pub fn learn(&self, secret: &[u8]) -> Result<(), Failure> {
+    pub(crate) fn learn(&self, secret: &[u8]) -> Result<(), Failure> {
         // What the parser says may repeat a part of the key: it is not told.
         let broken = |what: &str| {
             Failure::internal(format!(
@@ -206,7 +206,7 @@ impl Tokens {
     /// # Errors
     ///
     /// 503 before [`Self::prepare`], 500 if signing fails.
-    pub fn issue(&self, order: &Order<'_>) -> Result<Issued, Failure> {
+    pub(crate) fn issue(&self, order: &Order<'_>) -> Result<Issued, Failure> {
         let key = self.key.load();
         let key = key
             .as_ref()
@@ -243,7 +243,7 @@ impl Tokens {
     /// # Errors
     ///
     /// Outside: what the store says. Inside: why the token is not valid.
-    pub async fn review(
+    pub(crate) async fn review(
         &self,
         token: &str,
         audiences: &[&str],
@@ -316,7 +316,7 @@ impl std::fmt::Debug for Issued {
 }
 
 /// The key in the store of the Secret with the signing key.
-pub fn key_of_secret() -> String {
+pub(crate) fn key_of_secret() -> String {
     format!("core/secrets/{KEY_NAMESPACE}/{KEY_SECRET}")
 }
 
@@ -327,10 +327,10 @@ pub const JOIN_AUDIENCE: &str = "mesh-ca";
 pub const API_AUDIENCE: &str = "mesh-api";
 
 /// The longest life of a token, seconds.
-pub const MAX_SECONDS: i64 = 3600;
+pub(crate) const MAX_SECONDS: i64 = 3600;
 
 /// The shortest life of a token, seconds; below it a token is dead before it is used.
-pub const MIN_SECONDS: i64 = 10;
+pub(crate) const MIN_SECONDS: i64 = 10;
 
 /// Names who signed; not fetched by anybody.
 const ISSUER: &str = "https://mesh.dev/api";

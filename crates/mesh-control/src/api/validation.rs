@@ -15,7 +15,7 @@ mod kubernetes;
 
 /// What becomes of fields that the kind does not have.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum FieldValidation {
+pub(crate) enum FieldValidation {
     /// Nothing.
     Ignore,
     /// A warning each.
@@ -42,7 +42,7 @@ impl FieldValidation {
     /// # Errors
     ///
     /// 400 for any other word.
-    pub fn parse(query: &Query) -> Result<Self, Failure> {
+    pub(crate) fn parse(query: &Query) -> Result<Self, Failure> {
         match query.get("fieldValidation") {
             None | Some("" | "Warn") => Ok(Self::Warn),
             Some("Ignore") => Ok(Self::Ignore),
@@ -59,7 +59,7 @@ impl FieldValidation {
 /// # Errors
 ///
 /// 400 for unknown fields under [`FieldValidation::Strict`], 422 with every problem.
-pub fn check(
+pub(crate) fn check(
     kind: Kind,
     version: &str,
     object: &Value,

@@ -21,27 +21,27 @@ use crate::store::Revision;
 
 /// What a client wants to see.
 #[derive(Debug)]
-pub struct Subscription {
+pub(crate) struct Subscription {
     /// The kind.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// The version to answer in.
-    pub version: String,
+    pub(crate) version: String,
     /// Only in this namespace.
-    pub namespace: Option<String>,
+    pub(crate) namespace: Option<String>,
     /// Only these.
-    pub selector: Selector,
+    pub(crate) selector: Selector,
     /// As objects, tables or metadata.
-    pub form: Form,
+    pub(crate) form: Form,
     /// Whether to tell the place when nothing happens.
-    pub wants_bookmarks: bool,
+    pub(crate) wants_bookmarks: bool,
     /// When it ends.
-    pub until: Instant,
+    pub(crate) until: Instant,
     /// Objects that exist at the beginning, told as added.
-    pub initial: Vec<Value>,
+    pub(crate) initial: Vec<Value>,
     /// Whether the end of the initial objects is marked by a bookmark.
-    pub marks_initial_end: bool,
+    pub(crate) marks_initial_end: bool,
     /// The place after which changes are told.
-    pub after: Revision,
+    pub(crate) after: Revision,
 }
 
 struct Watcher {
@@ -59,7 +59,7 @@ struct Watcher {
 /// The lines of a watch; ends at its time, at shutdown, or after an error line.
 ///
 /// `epoch` is the one in which the place was valid.
-pub fn lines(
+pub(crate) fn lines(
     cache: Arc<Cache>,
     epoch: u64,
     mut want: Subscription,
@@ -194,7 +194,7 @@ fn bookmark(want: &Subscription, ends_initial: bool) -> Bytes {
 }
 
 /// One event as a line.
-pub fn encode(event: &Value) -> Bytes {
+pub(crate) fn encode(event: &Value) -> Bytes {
     let mut line = event.to_string();
     line.push('\n');
     line.into()

@@ -13,21 +13,21 @@ use crate::store::StoreError;
 /// How to delete.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Deletion {
+pub(crate) struct Deletion {
     /// Only the object that is meant.
-    pub preconditions: Option<Preconditions>,
+    pub(crate) preconditions: Option<Preconditions>,
     /// `All` for a rehearsal.
-    pub dry_run: Vec<String>,
+    pub(crate) dry_run: Vec<String>,
 }
 
 /// Which object is meant.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Preconditions {
+pub(crate) struct Preconditions {
     /// Its id.
-    pub uid: Option<String>,
+    pub(crate) uid: Option<String>,
     /// Its revision.
-    pub resource_version: Option<String>,
+    pub(crate) resource_version: Option<String>,
 }
 
 impl Objects {
@@ -36,7 +36,7 @@ impl Objects {
     /// # Errors
     ///
     /// 404 if there is none, 409 if it is not the one meant, 403 for a namespace that must stay.
-    pub async fn delete(
+    pub(crate) async fn delete(
         &self,
         kind: Kind,
         version: &str,
@@ -86,7 +86,7 @@ impl Objects {
     /// # Errors
     ///
     /// The first failure; what was deleted before it stays deleted.
-    pub async fn delete_collection(
+    pub(crate) async fn delete_collection(
         &self,
         wanted: Wanted<'_>,
         how: &Deletion,
@@ -117,7 +117,7 @@ impl Objects {
     /// # Errors
     ///
     /// What the store says; to be tried again.
-    pub async fn finish_namespace(&self, name: &str) -> Result<bool, Failure> {
+    pub(crate) async fn finish_namespace(&self, name: &str) -> Result<bool, Failure> {
         let key = Kind::namespace().key(None, name);
         let Some(entry) = self.store.get(&key).await? else {
             return Ok(true);
@@ -180,7 +180,9 @@ impl Deletion {
     /// # Errors
     ///
     /// 422 for any other word than `All`.
-    pub fn check_dry_run<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<bool, Failure> {
+    pub(crate) fn check_dry_run<'a>(
+        words: impl IntoIterator<Item = &'a str>,
+    ) -> Result<bool, Failure> {
         let mut is_dry_run = false;
         for word in words {
             if word != "All" {

@@ -16,13 +16,13 @@ use crate::api::kind::Kind;
 
 /// Every schema by its name; they refer to each other as `#/components/schemas/NAME`.
 #[derive(Clone, Debug)]
-pub struct Schemas(BTreeMap<String, Value>);
+pub(crate) struct Schemas(BTreeMap<String, Value>);
 
 // === impl Schemas ===
 
 impl Schemas {
     /// Makes them.
-    pub fn generate() -> Self {
+    pub(crate) fn generate() -> Self {
         let settings = SchemaSettings::draft2020_12()
             .with(|settings| settings.definitions_path = PREFIX.trim_start_matches('#').into());
         let mut generator = SchemaGenerator::new(settings);
@@ -78,19 +78,22 @@ impl Schemas {
     }
 
     /// The schema of a kind in a version.
-    pub fn of(&self, kind: Kind, version: &str) -> Option<&Value> {
+    pub(crate) fn of(&self, kind: Kind, version: &str) -> Option<&Value> {
         self.0.get(&name_of(kind, version))
     }
 
     /// The schema that a schema stands for: itself, or the one that it refers to.
-    pub fn resolve<'a>(&'a self, schema: &'a Value) -> &'a Value {
+    pub(crate) fn resolve<'a>(&'a self, schema: &'a Value) -> &'a Value {
         reference(schema)
             .and_then(|name| self.0.get(name))
             .unwrap_or(schema)
     }
 
     /// The named schema and every one that it leads to.
-    pub fn reachable(&self, names: impl IntoIterator<Item = String>) -> BTreeMap<&str, &Value> {
+    pub(crate) fn reachable(
+        &self,
+        names: impl IntoIterator<Item = String>,
+    ) -> BTreeMap<&str, &Value> {
         let mut found = BTreeMap::new();
         let mut open: Vec<String> = names.into_iter().collect();
         while let Some(name) = open.pop() {

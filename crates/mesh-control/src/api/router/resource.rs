@@ -13,8 +13,8 @@ use super::{Api, json_response, success};
 use crate::api::admission::Addressed;
 use crate::api::authentication::User;
 use crate::api::body;
-use crate::api::json::{at, has};
-use crate::api::kind::Kind;
+use crate::api::json::{at, has, text};
+use crate::api::kind::{Kind, RBAC_GROUP};
 use crate::api::objects::{Deletion, Wanted, Write, Written, check_replacement, name_of};
 use crate::api::patch::Patch;
 use crate::api::request::{Call, Place, Query};
@@ -258,6 +258,7 @@ impl Api {
             _ => return Err(Failure::method_not_allowed()),
         };
         let Written { object, warnings } = written;
+        self.settle(kind, &object).await;
         let mut response = json_response(code, &write.form.object(kind, object));
         warn(response.headers_mut(), &warnings);
         Ok(response)
@@ -286,6 +287,7 @@ impl Api {
                 .objects
                 .delete(to.kind, to.version, to.namespace, name, &how)
                 .await?;
+            self.settle(to.kind, &object).await;
             let waits = has(&object, "metadata.deletionTimestamp");
             let value = if waits {
                 write.form.object(to.kind, object)
@@ -323,6 +325,22 @@ impl Api {
             "items": deleted,
         });
         Ok(json_response(StatusCode::OK, &value))
+    }
+
+    /// Waits until the authorizer knows of a written role or binding: who was granted a right may use it when the
+    /// grant is answered, and who lost one has lost it.
+    async fn settle(&self, kind: Kind, object: &Value) {
+        if kind.group != RBAC_GROUP {
+            return;
+        }
+        let revision: Revision = text(object, "metadata.resourceVersion")
+            .parse()
+            .unwrap_or_default();
+        let mut position = self.cache.position();
+        let known = position.wait_for(|position| position.revision >= revision);
+        if tokio::time::timeout(SETTLE, known).await.is_err() {
+            tracing::warn!(revision, "the authorizer lags behind");
+        }
     }
 
     async fn token(
@@ -377,6 +395,9 @@ fn warn(headers: &mut HeaderMap, warnings: &[String]) {
         }
     }
 }
+
+/// Far more than a healthy store takes to tell of a change.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// Between Kubernetes' 30 and 60 minutes; clients resume.
 const DEFAULT_WATCH_SECONDS: u64 = 45 * 60;

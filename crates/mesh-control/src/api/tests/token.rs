@@ -217,3 +217,49 @@ async fn everybody_with_a_credential_reads_the_configuration_of_the_mesh() {
     assert_eq!(code(maps.to_owned()).await, StatusCode::FORBIDDEN);
     assert_eq!(code(format!("{maps}/vips")).await, StatusCode::FORBIDDEN);
 }
+
+#[tokio::test]
+async fn nobody_acts_as_another_without_the_right_to() {
+    let world = World::new().await;
+    let whoami = async |caller: User, headers: &[(&'static str, &str)]| {
+        let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+        let mut request = request(Method::POST, path, "application/json", Body::from("{}"));
+        for (name, value) in headers {
+            request.headers_mut().append(*name, value.parse().unwrap());
+        }
+        let (code, review) = world.send_as(Some(caller), request).await.json().await;
+        (code, review["status"]["userInfo"]["username"].clone())
+    };
+    let as_bob = [("impersonate-user", "bob"), ("impersonate-group", "team")];
+    let (code, name) = whoami(User::server(), &as_bob).await;
+    assert_eq!((code, name), (StatusCode::CREATED, json!("bob")));
+    for headers in [
+        as_bob.as_slice(),
+        &[("impersonate-group", "system:masters")],
+        &[("impersonate-user", "bob"), ("impersonate-extra-x", "y")],
+    ] {
+        let (code, _) = whoami(user("eve"), headers).await;
+        assert!(code.is_client_error(), "{headers:?}: {code}");
+    }
+}
+
+#[tokio::test]
+async fn a_right_holds_when_its_grant_is_answered_and_ends_with_it() {
+    let world = World::new().await;
+    let bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+    let binding = json!({
+        "metadata": {"name": "bob"},
+        "roleRef": {"kind": "ClusterRole", "name": "view"},
+        "subjects": [{"kind": "User", "name": "bob"}],
+    });
+    let code = async || {
+        let request = request(Method::GET, MAPS, "", Body::empty());
+        world.send_as(Some(user("bob")), request).await.code
+    };
+    for _ in 0..20 {
+        assert_eq!(code().await, StatusCode::FORBIDDEN);
+        world.post(bindings, binding.clone()).await;
+        assert_eq!(code().await, StatusCode::OK);
+        world.delete(&format!("{bindings}/bob")).await;
+    }
+}

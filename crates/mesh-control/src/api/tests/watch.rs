@@ -258,3 +258,19 @@ async fn tables_are_told_as_tables() {
     );
     assert_eq!(world.send(refused).await.code, StatusCode::NOT_ACCEPTABLE);
 }
+
+#[tokio::test]
+async fn a_server_that_starts_again_resumes_watches_from_before() {
+    let world = World::new().await;
+    let start = revision(&world).await;
+    world.config_map("a", json!({})).await;
+    world.config_map("b", json!({})).await;
+    let second = world.second().await;
+    let path = format!("{MAPS}?watch=true&resourceVersion={start}");
+    let mut lines = Lines::open(&second, &path).await;
+    assert_eq!(lines.told().await, event("ADDED", "a"));
+    assert_eq!(lines.told().await, event("ADDED", "b"));
+    // What one server writes the other tells.
+    world.config_map("c", json!({})).await;
+    assert_eq!(lines.told().await, event("ADDED", "c"));
+}

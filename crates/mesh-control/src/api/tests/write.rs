@@ -35,6 +35,7 @@ async fn a_generated_name_begins_as_asked() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 async fn refusals_are_status_objects_with_their_codes() {
     let world = World::new().await;
     world.config_map("a", json!({})).await;
