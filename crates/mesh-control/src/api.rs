@@ -18,7 +18,9 @@ pub mod bootstrap;
 pub mod cache;
 pub mod clock;
 mod discovery;
+mod events;
 mod identifier;
+mod json;
 pub mod kind;
 mod listener;
 mod namespaces;
@@ -175,39 +177,9 @@ impl ApiServer {
         addresses.extend(local_addrs.iter().map(SocketAddr::ip));
         let certificate = authority.server(&addresses, &config.names)?;
 
-        let clock = Clock::system();
-        let store = Arc::clone(&config.store);
-        let schemas = Arc::new(Schemas::new());
-        let objects = Objects::new(Arc::clone(&store), clock, Arc::clone(&schemas));
-        let seed = |failure: Failure| ApiError::Seed {
-            reason: failure.message,
-        };
-        seed::plant(&objects).await.map_err(seed)?;
-        let tokens = Arc::new(Tokens::new(Arc::clone(&store), clock));
-        tokens.prepare().await.map_err(seed)?;
-
-        let cache = Arc::new(Cache::new());
-        let mut tasks = JoinSet::new();
         // Ends everything that this function started, also when the caller drops the handle.
         let shutdown = shutdown.child_token();
-        let (following, of_tokens, of_store) =
-            (Arc::clone(&cache), Arc::clone(&tokens), Arc::clone(&store));
-        let until = shutdown.clone();
-        tasks.spawn(async move { following.follow(of_store, of_tokens, until).await });
-        let (of_objects, of_cache, until) = (objects.clone(), Arc::clone(&cache), shutdown.clone());
-        tasks.spawn(namespaces::finish(of_objects, of_cache, until));
-        let until = shutdown.clone();
-        tasks.spawn(async move { compact_periodically(&*store, config.history, until).await });
-
-        let api = Arc::new(Api {
-            objects,
-            cache: Arc::clone(&cache),
-            tokens,
-            clock,
-            documents: Documents::new(&schemas),
-            places: Semaphore::new(MAX_IN_FLIGHT),
-            shutdown: shutdown.clone(),
-        });
+        let (api, mut tasks) = assemble(config.store, config.history, &shutdown).await?;
         let serving = Arc::new(Listener::new(certificate, api, shutdown.clone())?);
         for listener in listeners {
             tasks.spawn(Arc::clone(&serving).serve(listener));
@@ -218,7 +190,6 @@ impl ApiServer {
             tasks,
             shutdown,
         };
-        wait_until_ready(&cache).await?;
         authority.write_kubeconfigs(&handle.url, SystemTime::now())?;
         tracing::info!(url = handle.url, "api server ready");
         Ok(handle)
@@ -242,6 +213,50 @@ impl Drop for ApiHandle {
     fn drop(&mut self) {
         self.shutdown.cancel();
     }
+}
+
+/// Everything but the listeners: gives the store what it must have and begins to follow it.
+async fn assemble(
+    store: Arc<dyn Store>,
+    history: Duration,
+    shutdown: &CancellationToken,
+) -> Result<(Arc<Api>, JoinSet<()>), ApiError> {
+    let seed = |failure: Failure| ApiError::Seed {
+        reason: failure.message,
+    };
+    let clock = Clock::system();
+    let schemas = Arc::new(Schemas::generate());
+    let objects = Objects::new(Arc::clone(&store), clock, Arc::clone(&schemas));
+    seed::plant(&objects).await.map_err(seed)?;
+    let tokens = Arc::new(Tokens::new(Arc::clone(&store), clock));
+    tokens.prepare().await.map_err(seed)?;
+
+    let cache = Arc::new(Cache::empty());
+    let mut tasks = JoinSet::new();
+    let following = Arc::clone(&cache);
+    let (of_store, of_tokens) = (Arc::clone(&store), Arc::clone(&tokens));
+    let until = shutdown.clone();
+    tasks.spawn(async move { following.follow(of_store, of_tokens, until).await });
+    tasks.spawn(namespaces::finish(
+        objects.clone(),
+        Arc::clone(&cache),
+        shutdown.clone(),
+    ));
+    tasks.spawn(events::expire(objects.clone(), clock, shutdown.clone()));
+    let until = shutdown.clone();
+    tasks.spawn(async move { compact_periodically(&*store, history, until).await });
+    wait_until_ready(&cache).await?;
+
+    let api = Api {
+        objects,
+        cache,
+        tokens,
+        clock,
+        documents: Documents::new(&schemas),
+        places: Semaphore::new(MAX_IN_FLIGHT),
+        shutdown: shutdown.clone(),
+    };
+    Ok((Arc::new(api), tasks))
 }
 
 async fn wait_until_ready(cache: &Cache) -> Result<(), ApiError> {
@@ -273,3 +288,6 @@ const MAX_IN_FLIGHT: usize = 400;
 
 /// For a store that has to answer a list and a watch.
 const READY: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests;

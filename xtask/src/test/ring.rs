@@ -34,7 +34,6 @@ pub(crate) enum Need {
 /// A test target that plain `cargo test` leaves out.
 #[derive(Debug)]
 pub(crate) struct Target {
-    pub(crate) package: String,
     pub(crate) name: String,
 }
 
@@ -81,17 +80,17 @@ pub(crate) const RINGS: &[Ring] = &[
     Ring {
         name: "envoy",
         target: Some("envoy"),
-        needs: &[Need::Program("envoy")],
+        needs: &[Need::Root, Need::Program("envoy")],
     },
     Ring {
         name: "kubectl",
         target: Some("kubectl"),
-        needs: &[Need::Program("kubectl")],
+        needs: &[Need::Program("kubectl"), Need::Data("MESH_ISTIO_SAMPLES")],
     },
     Ring {
         name: "netns",
         target: Some("netns"),
-        needs: &[Need::Root, Need::Program("nft")],
+        needs: &[Need::Root, Need::Program("nft"), Need::Program("envoy")],
     },
     Ring {
         name: "docker",
@@ -151,7 +150,6 @@ pub(crate) fn targets(root: &Path) -> Result<Vec<Target>, Failure> {
                 .any(|kind| kind == "test");
             if is_test && target.get("test") == Some(&Value::Bool(false)) {
                 found.push(Target {
-                    package: text(&package, "name"),
                     name: text(&target, "name"),
                 });
             }

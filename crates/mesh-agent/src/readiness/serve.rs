@@ -142,3 +142,80 @@ const HEADER_PATIENCE: Duration = Duration::from_secs(5);
 const CONNECTION_PATIENCE: Duration = Duration::from_secs(10);
 /// After an error of `accept` that is not a connection's own.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::readiness::report::{Facts, Report};
+    use crate::wait_ready;
+
+    fn report(envoy: Result<(), String>) -> Report {
+        let facts = Facts {
+            certificate: None,
+            envoy,
+            rules: None,
+            leaving: false,
+        };
+        Report::new(&facts, std::time::SystemTime::now(), Duration::ZERO)
+    }
+
+    /// Readiness of `report`, served until the token is cancelled.
+    fn served(report: Report) -> (SocketAddr, CancellationToken) {
+        let listener = listen(0).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let readiness = Readiness {
+            report: watch::channel(report).1,
+            envoy: watch::channel(crate::envoy::EnvoyStatus::default()).1,
+            registered: watch::channel(crate::relay::Registered::default()).1,
+            source: watch::channel(None).1,
+            names: watch::channel(Arc::default()).1,
+        };
+        let stop = CancellationToken::new();
+        tokio::spawn(serve(listener, readiness, stop.clone()));
+        (SocketAddr::from(([127, 0, 0, 1], port)), stop)
+    }
+
+    async fn get(address: SocketAddr, method: Method, path: &str) -> (StatusCode, String) {
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (status, body) = crate::exchange::exchange(stream, method, path, 1 << 16)
+            .await
+            .unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_is_answered_with_503() {
+        let (address, stop) = served(report(Err("it is INITIALIZING".to_owned())));
+        let (status, body) = get(address, Method::GET, "/ready").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(
+            body.contains("envoy: missing, it is INITIALIZING"),
+            "{body}"
+        );
+        let (_, body) = get(address, Method::GET, "/ready?verbose").await;
+        assert!(
+            body.contains("configuration from: the accepted one"),
+            "{body}"
+        );
+        let (status, _) = get(address, Method::POST, "/ready").await;
+        assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
+        let (status, _) = get(address, Method::GET, "/").await;
+        assert_eq!(status, StatusCode::NOT_FOUND);
+        stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn the_gate_stays_closed_and_says_what_was_missing() {
+        let (address, stop) = served(report(Ok(())));
+        let error = wait_ready(address, Duration::from_millis(300))
+            .await
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("certificate: missing"),
+            "{error}"
+        );
+        stop.cancel();
+    }
+}

@@ -15,12 +15,15 @@
 //! - What Envoy acknowledged becomes the accepted configuration; what it refused does not.
 //!   Which resources of a refused response are at fault is prose; Pilot sends them again one by one.
 //! - Pilot is told the version of a resource only if Envoy accepted that version.
-//!   Where it is uncertain what Envoy holds, Pilot is told [`UNCERTAIN`], so that it sends or removes the resource.
+//!   Where it is uncertain what Envoy holds, Pilot is told a version that no resource has,
+//!   so that it sends or removes the resource.
 //! - While Pilot is silent, Envoy keeps what it has: nothing is ever taken away for want of an answer.
 //!
 //! Source: `docs/root/api-docs/xds_protocol.rst` of Envoy, "Incremental xDS".
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod conversation;
+
+use std::collections::BTreeMap;
 
 use mesh_proto::envoy::config::core::v3::Node;
 use mesh_proto::envoy::service::discovery::v3::{
@@ -31,6 +34,7 @@ use mesh_proto::mesh::agent::v1::Name;
 use prost::{Message as _, Name as _};
 
 use super::accepted::{Accepted, AcceptedType};
+use conversation::{Conversation, Origin, Sent, Unconfirmed, forward};
 
 /// Something happened.
 #[derive(Clone, Debug)]
@@ -96,50 +100,11 @@ pub(crate) struct Session {
     last_nonce: u64,
 }
 
-/// By name, what was sent and not answered: the resource or its removal, oldest first.
-type Unconfirmed = BTreeMap<String, Vec<Option<Resource>>>;
-
 #[derive(Debug, Default)]
 struct EnvoyStream {
-    types: BTreeMap<String, Live>,
+    types: BTreeMap<String, Conversation>,
     /// Whether Pilot sent anything on this stream; else all that Envoy knows came from here.
     pilot_spoke: bool,
-}
-
-/// One type on Envoy's present stream.
-#[derive(Debug, Default)]
-struct Live {
-    subscription: Subscription,
-    in_flight: VecDeque<Sent>,
-    /// Names that Envoy may hold in another state than the accepted one.
-    uncertain: BTreeSet<String>,
-    /// Whether Pilot was asked on its present stream.
-    asked: bool,
-}
-
-#[derive(Debug, Default)]
-struct Subscription {
-    wildcard: bool,
-    names: BTreeSet<String>,
-}
-
-/// A response that Envoy has not answered.
-#[derive(Debug)]
-struct Sent {
-    nonce: String,
-    /// Pilot's nonce, if it is Pilot's response and its stream still open.
-    pilot_nonce: Option<String>,
-    origin: Origin,
-    resources: Vec<Resource>,
-    removed: Vec<String>,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Origin {
-    /// Pilot sent it.
-    Pilot,
-    /// It was accepted before.
-    Accepted,
 }
 
 // === impl Session ===
@@ -247,7 +212,7 @@ impl Session {
         let mut types: Vec<_> = envoy.types.iter_mut().collect();
         types.sort_by_key(|(type_url, _)| rank(type_url));
         for (type_url, live) in types {
-            outputs.extend(ask(type_url, live, self.accepted.0.get(type_url)));
+            outputs.extend(live.ask(type_url, self.accepted.0.get(type_url)));
         }
     }
 
@@ -279,8 +244,7 @@ impl Session {
             && request.resource_names_unsubscribe.is_empty();
         live.subscription.change(request);
 
-        if reconcile(
-            live,
+        if live.reconcile(
             &mut self.accepted,
             type_url,
             has,
@@ -292,15 +256,15 @@ impl Session {
         let nothing = AcceptedType::default();
         let known = self.accepted.0.get(type_url);
         let guess_absent = !self.pilot && !envoy.pilot_spoke;
-        let (resources, removed) = answer_first(live, known.unwrap_or(&nothing), has, guess_absent);
+        let (resources, removed) = live.answer_first(known.unwrap_or(&nothing), has, guess_absent);
         // Envoy waits for an answer to its first wildcard request, an empty one if need be.
         let waits = known.is_some() && live.subscription.wildcard && has.is_empty();
         if waits || !resources.is_empty() || !removed.is_empty() {
             let nonce = next_nonce(&mut self.last_nonce);
-            outputs.push(send(live, type_url, nonce, resources, removed));
+            outputs.push(live.send(type_url, nonce, resources, removed));
         }
         if self.pilot {
-            outputs.extend(ask(type_url, live, self.accepted.0.get(type_url)));
+            outputs.extend(live.ask(type_url, self.accepted.0.get(type_url)));
         }
     }
 
@@ -330,7 +294,7 @@ impl Session {
                 live.uncertain.extend(sent.names().cloned());
             } else {
                 let accepted = self.accepted.0.entry(type_url.clone()).or_default();
-                if accept(live, accepted, sent) {
+                if live.accept(accepted, sent) {
                     outputs.push(Output::AcceptedChanged);
                 }
             }
@@ -338,24 +302,22 @@ impl Session {
 
         live.subscription.change(&request);
         let given_up = &request.resource_names_unsubscribe;
-        live.uncertain
-            .retain(|name| live.subscription.covers(name) || !given_up.contains(name));
         let mut nothing = AcceptedType::default();
         let accepted = self.accepted.0.get_mut(type_url).unwrap_or(&mut nothing);
-        if forget(&live.subscription, accepted, given_up) {
+        if live.forget(accepted, given_up) {
             outputs.push(Output::AcceptedChanged);
         }
         let guess_absent = !self.pilot && !envoy.pilot_spoke;
         let wanted = &request.resource_names_subscribe;
-        let (resources, removed) = answer_later(live, accepted, wanted, guess_absent);
+        let (resources, removed) = live.answer_later(accepted, wanted, guess_absent);
         if !resources.is_empty() || !removed.is_empty() {
             let nonce = next_nonce(&mut self.last_nonce);
-            outputs.push(send(live, type_url, nonce, resources, removed));
+            outputs.push(live.send(type_url, nonce, resources, removed));
         }
         if restart {
             self.restart_pilot(outputs);
         } else if self.pilot && !live.asked {
-            outputs.extend(ask(type_url, live, self.accepted.0.get(type_url)));
+            outputs.extend(live.ask(type_url, self.accepted.0.get(type_url)));
         } else if live.asked {
             outputs.extend(forward(request, pilot_nonce));
         }
@@ -426,303 +388,6 @@ impl Session {
     }
 }
 
-// === impl Subscription ===
-
-impl Subscription {
-    fn covers(&self, name: &str) -> bool {
-        self.wildcard || self.names.contains(name)
-    }
-
-    fn change(&mut self, request: &DeltaDiscoveryRequest) {
-        for name in &request.resource_names_subscribe {
-            if name == WILDCARD {
-                self.wildcard = true;
-            } else {
-                self.names.insert(name.clone());
-            }
-        }
-        for name in &request.resource_names_unsubscribe {
-            if name == WILDCARD {
-                self.wildcard = false;
-            } else {
-                self.names.remove(name);
-            }
-        }
-    }
-
-    /// As the first request of a stream says it: nothing at all means everything.
-    fn as_first(&self) -> Option<Vec<String>> {
-        match (self.wildcard, self.names.is_empty()) {
-            (true, true) => Some(Vec::new()),
-            (false, true) => None,
-            (wildcard, false) => {
-                let star = wildcard.then(|| WILDCARD.to_owned());
-                Some(star.into_iter().chain(self.names.iter().cloned()).collect())
-            }
-        }
-    }
-}
-
-// === impl Sent ===
-
-impl Sent {
-    fn names(&self) -> impl Iterator<Item = &String> {
-        let resources = self.resources.iter().map(|resource| &resource.name);
-        resources.chain(&self.removed)
-    }
-}
-
-/// The first request of a type on a stream to Pilot; none while Envoy wants nothing of it.
-fn ask(type_url: &str, live: &mut Live, accepted: Option<&AcceptedType>) -> Option<Output> {
-    let subscribe = live.subscription.as_first()?;
-    live.asked = true;
-    let pending = |sent: &&Sent| sent.origin == Origin::Pilot;
-    let uncertain: BTreeSet<&String> = live
-        .in_flight
-        .iter()
-        .filter(pending)
-        .flat_map(Sent::names)
-        .chain(&live.uncertain)
-        .filter(|name| live.subscription.covers(name))
-        .collect();
-    let mut versions: BTreeMap<String, String> = accepted
-        .into_iter()
-        .flat_map(|accepted| &accepted.resources)
-        .filter(|(name, _)| live.subscription.covers(name))
-        .map(|(name, resource)| (name.clone(), resource.version.clone()))
-        .collect();
-    versions.extend(
-        uncertain
-            .into_iter()
-            .map(|name| (name.clone(), UNCERTAIN.to_owned())),
-    );
-    Some(Output::ToPilot(DeltaDiscoveryRequest {
-        type_url: type_url.to_owned(),
-        resource_names_subscribe: subscribe,
-        initial_resource_versions: versions,
-        ..Default::default()
-    }))
-}
-
-/// What Pilot is to hear of a later request of Envoy's, if anything.
-fn forward(request: DeltaDiscoveryRequest, pilot_nonce: Option<String>) -> Option<Output> {
-    let error_detail = request.error_detail.filter(|_| pilot_nonce.is_some());
-    let says_something = pilot_nonce.is_some()
-        || !request.resource_names_subscribe.is_empty()
-        || !request.resource_names_unsubscribe.is_empty();
-    says_something.then(|| {
-        Output::ToPilot(DeltaDiscoveryRequest {
-            type_url: request.type_url,
-            resource_names_subscribe: request.resource_names_subscribe,
-            resource_names_unsubscribe: request.resource_names_unsubscribe,
-            response_nonce: pilot_nonce.unwrap_or_default(),
-            error_detail,
-            ..Default::default()
-        })
-    })
-}
-
-/// Sends Envoy what was accepted before.
-fn send(
-    live: &mut Live,
-    type_url: &str,
-    nonce: String,
-    resources: Vec<Resource>,
-    removed: Vec<String>,
-) -> Output {
-    live.in_flight.push_back(Sent {
-        nonce: nonce.clone(),
-        pilot_nonce: None,
-        origin: Origin::Accepted,
-        resources: resources.clone(),
-        removed: removed.clone(),
-    });
-    Output::ToEnvoy(DeltaDiscoveryResponse {
-        type_url: type_url.to_owned(),
-        resources,
-        removed_resources: removed,
-        nonce,
-        ..Default::default()
-    })
-}
-
-/// Compares what Envoy says it has with what it is known to have accepted.
-/// A version that was sent and never answered is accepted if Envoy names it now.
-/// Says whether the accepted configuration changed.
-fn reconcile(
-    live: &mut Live,
-    accepted: &mut Accepted,
-    type_url: &str,
-    has: &BTreeMap<String, String>,
-    mut unconfirmed: Unconfirmed,
-) -> bool {
-    if has.is_empty() {
-        // A fresh process, or one that never had any: nothing to compare.
-        return false;
-    }
-    let accepted = accepted.0.entry(type_url.to_owned()).or_default();
-    let mut changed = false;
-    for (name, version) in has {
-        let known = accepted.resources.get(name);
-        if known.is_some_and(|known| &known.version == version) {
-            continue;
-        }
-        let sent = unconfirmed.remove(name).unwrap_or_default();
-        let confirmed = sent
-            .into_iter()
-            .flatten()
-            .find(|resource| &resource.version == version && may_be_kept(resource));
-        if let Some(resource) = confirmed {
-            accepted.insert(resource);
-            changed = true;
-        } else {
-            live.uncertain.insert(name.clone());
-        }
-    }
-    for (name, sent) in &unconfirmed {
-        if !has.contains_key(name) && sent.contains(&None) {
-            changed |= accepted.resources.remove(name).is_some();
-        }
-    }
-    // Envoy lists all that it wants of a type in the first request: other names are given up.
-    let before = accepted.resources.len() + accepted.absent.len();
-    accepted
-        .resources
-        .retain(|name, _| live.subscription.covers(name));
-    accepted
-        .absent
-        .retain(|name| live.subscription.names.contains(name));
-    changed | (before != accepted.resources.len() + accepted.absent.len())
-}
-
-/// Takes an acknowledged response into the accepted configuration; says whether that changed it.
-fn accept(live: &mut Live, accepted: &mut AcceptedType, sent: Sent) -> bool {
-    let superseded: BTreeSet<&String> = live.in_flight.iter().flat_map(Sent::names).collect();
-    let mut changed = false;
-    for resource in sent.resources {
-        let name = resource.name.clone();
-        if resource.resource.is_none() {
-            // A heartbeat: the content is what it was.
-            continue;
-        }
-        let known = accepted.resources.get(&name);
-        if may_be_kept(&resource) && live.subscription.covers(&name) {
-            if !superseded.contains(&name) {
-                live.uncertain.remove(&name);
-            }
-            if known.is_none_or(|known| known.version != resource.version) {
-                accepted.insert(resource);
-                changed = true;
-            }
-        } else {
-            changed |= accepted.resources.remove(&name).is_some();
-            live.uncertain.insert(name);
-        }
-    }
-    for name in sent.removed {
-        if !superseded.contains(&name) {
-            live.uncertain.remove(&name);
-        }
-        changed |= accepted.resources.remove(&name).is_some();
-        // A guess made while Pilot was away is not knowledge.
-        if sent.origin == Origin::Pilot && live.subscription.names.contains(&name) {
-            changed |= accepted.absent.insert(name);
-        }
-    }
-    changed
-}
-
-/// Drops what Envoy gave up; says whether there was any.
-fn forget(subscription: &Subscription, accepted: &mut AcceptedType, given_up: &[String]) -> bool {
-    let mut changed = false;
-    for name in given_up {
-        if name == WILDCARD {
-            let before = accepted.resources.len();
-            accepted
-                .resources
-                .retain(|name, _| subscription.covers(name));
-            changed |= before != accepted.resources.len();
-            continue;
-        }
-        changed |= accepted.absent.remove(name);
-        if !subscription.covers(name) {
-            changed |= accepted.resources.remove(name).is_some();
-        }
-    }
-    changed
-}
-
-/// The answer to the first request of a type out of what is known.
-///
-/// Envoy gets what it lacks; what it has in another version stays, it may be newer.
-/// With `guess_absent`, names that are not known are said not to exist:
-/// a starting Envoy that only ever heard the accepted configuration would wait for them for ever.
-fn answer_first(
-    live: &Live,
-    accepted: &AcceptedType,
-    has: &BTreeMap<String, String>,
-    guess_absent: bool,
-) -> (Vec<Resource>, Vec<String>) {
-    let lacks = |name: &String| !has.contains_key(name);
-    let resources = accepted
-        .resources
-        .iter()
-        .filter(|(name, _)| lacks(name) && live.subscription.covers(name))
-        .map(|(_, resource)| resource.clone());
-    let unknown = |name: &&String| lacks(name) && !accepted.resources.contains_key(*name);
-    let removed = live
-        .subscription
-        .names
-        .iter()
-        .filter(unknown)
-        .filter(|name| guess_absent || accepted.absent.contains(*name));
-    (resources.collect(), removed.cloned().collect())
-}
-
-/// The answer to a later subscription out of what is known, the newest first.
-fn answer_later(
-    live: &Live,
-    accepted: &AcceptedType,
-    wanted: &[String],
-    guess_absent: bool,
-) -> (Vec<Resource>, Vec<String>) {
-    let (mut resources, mut removed) = (BTreeMap::new(), BTreeSet::new());
-    let everything = wanted.iter().any(|name| name == WILDCARD);
-    let named = wanted.iter().filter(|name| *name != WILDCARD);
-    let of_wildcard = everything.then(|| accepted.resources.keys());
-    for name in named.chain(of_wildcard.into_iter().flatten()) {
-        let pending = live
-            .in_flight
-            .iter()
-            .rev()
-            .find(|sent| sent.names().any(|other| other == name));
-        let newest = match pending {
-            Some(sent) => sent
-                .resources
-                .iter()
-                .find(|resource| &resource.name == name),
-            None => accepted.resources.get(name),
-        };
-        if let Some(resource) = newest {
-            resources.insert(name, resource.clone());
-        } else if pending.is_none() && (guess_absent || accepted.absent.contains(name)) {
-            removed.insert(name.clone());
-        }
-    }
-    (
-        resources.into_values().collect(),
-        removed.into_iter().collect(),
-    )
-}
-
-/// Whether a resource may outlive Pilot: not if it says that it ends by itself or is not to be kept.
-fn may_be_kept(resource: &Resource) -> bool {
-    let refuses = resource
-        .cache_control
-        .is_some_and(|control| control.do_not_cache);
-    resource.resource.is_some() && resource.ttl.is_none() && !refuses
-}
-
 /// Why a resource is not an entry of the name table.
 fn wrong_name(resource: &Resource) -> Option<String> {
     let Some(any) = &resource.resource else {
@@ -751,11 +416,6 @@ fn next_nonce(last: &mut u64) -> String {
     last.to_string()
 }
 
-/// Stands for every resource of a type.
-const WILDCARD: &str = "*";
-/// A version that no resource has (versions are hashes of 16 hex digits): Pilot sends what it finds
-/// different, or removes what is gone, and so makes certain what Envoy holds.
-pub(crate) const UNCERTAIN: &str = "0";
 /// Secrets come from the agent itself and must never reach the disk through here.
 const SECRET_URL: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 /// Ends of the type URLs in the order of sending.

@@ -108,6 +108,47 @@ async fn configuration_outlives_pilot_and_envoy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn another_replica_takes_over_without_a_word_to_envoy() {
+    let mut world = World::new();
+    let mut replicas = vec![world.start_pilot(), world.start_replica()];
+    let _ca = world.start_ca(HOUR);
+    let agent = world.start_agent();
+    world.wait_ready().await;
+    until("both hear that it is healthy", async || {
+        let healthy =
+            |pilot: &pilot::Pilot| pilot.seen(|seen| seen.health.ends_with(&[Health::Healthy]));
+        replicas.iter().all(healthy).then_some(())
+    })
+    .await;
+    // One of them gave the configuration; the other was only registered with.
+    let gave = |pilot: &pilot::Pilot| pilot.seen(|seen| seen.sent > 0);
+    assert_eq!(replicas.iter().filter(|one| gave(one)).count(), 1);
+    let first = replicas.iter().position(gave).unwrap();
+    drop(replicas.remove(first));
+    let second = &replicas[0];
+    until("the other is asked", async || {
+        second.seen(|seen| (seen.resumed.len() == 5).then_some(()))
+    })
+    .await;
+    world.serve("two");
+    until("the change arrives", async || {
+        world.call().await.filter(|body| body == "two")
+    })
+    .await;
+    assert_eq!(second.seen(|seen| seen.sent), 1);
+    let reconnects = world
+        .admin("/stats?filter=cluster.agent.upstream_cx_total")
+        .await;
+    agent.stop().await;
+    // ADS and SDS of one Envoy, on the connections that it opened at its start.
+    let connections = reconnects.unwrap();
+    assert!(
+        connections.contains("upstream_cx_total: 1\n"),
+        "{connections}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_starts_with_everybody_else_away() {
     let world = World::new();
     let (pilot, ca) = (world.start_pilot(), world.start_ca(HOUR));

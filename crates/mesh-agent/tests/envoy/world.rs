@@ -5,6 +5,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use mesh_agent::{Agent, Ports, Timing};
@@ -93,8 +94,19 @@ impl World {
     }
 
     pub(crate) fn start_pilot(&self) -> Pilot {
+        self.start_pilot_at(self.pilot_address)
+    }
+
+    /// One more replica, which the agent is to know.
+    pub(crate) fn start_replica(&mut self) -> Pilot {
+        let address = free_address();
+        self.config.pilots.push(address);
+        self.start_pilot_at(address)
+    }
+
+    fn start_pilot_at(&self, address: SocketAddr) -> Pilot {
         let store = self.authority.store(PILOT);
-        Pilot::start(self.pilot_address, store, self.resources.subscribe())
+        Pilot::start(address, store, self.resources.subscribe())
     }
 
     pub(crate) fn start_ca(&self, life: Duration) -> Ca {
@@ -229,11 +241,17 @@ fn is_complete(answer: &[u8]) -> bool {
 }
 
 /// A port of loopback that nobody has, neither by tcp nor by udp.
+///
+/// Below the range from which the kernel takes ports for outgoing connections:
+/// those of other tests would be in the way between this look and the use.
 fn free_address() -> SocketAddr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        if UdpSocket::bind(address).is_ok() {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        // Processes begin at different places.
+        let port = 10_000 + (std::process::id() * 97 + next) % 20_000;
+        let address = SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()));
+        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
             return address;
         }
     }

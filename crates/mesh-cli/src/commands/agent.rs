@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mesh_agent::AgentError;
 use mesh_model::SidecarConfig;
 use mesh_model::sidecar::READINESS_PORT;
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,9 +27,9 @@ pub(crate) struct Args {
 enum Verb {
     /// Wait until the sidecar of this network namespace is ready.
     Wait {
-        /// For how long, in seconds.
-        #[arg(long, default_value_t = 60)]
-        timeout: u64,
+        /// For how long, such as `60s` or `2m`; a bare number is of seconds.
+        #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+        timeout: Duration,
         /// Where it is asked.
         #[arg(long, default_value_t = SocketAddr::from(([127, 0, 0, 1], READINESS_PORT)))]
         address: SocketAddr,
@@ -37,8 +38,7 @@ enum Verb {
 
 pub(crate) async fn run(args: &Args) -> Outcome {
     if let Some(Verb::Wait { timeout, address }) = &args.verb {
-        let limit = Duration::from_secs(*timeout);
-        mesh_agent::wait_ready(*address, limit)
+        mesh_agent::wait_ready(*address, *timeout)
             .await
             .map_err(|error| Failure::of(&error))?;
         return Ok(OK.into());
@@ -52,8 +52,20 @@ pub(crate) async fn run(args: &Args) -> Outcome {
     end_on_signals(shutdown.clone())?;
     mesh_agent::run(config, shutdown)
         .await
-        .map_err(|error| Failure::of(&error))?;
+        .map_err(|error| refused(&error))?;
     Ok(OK.into())
+}
+
+/// Why the agent did not begin, with what to do about it.
+fn refused(error: &AgentError) -> Failure {
+    let failure = match error {
+        AgentError::Config(_) => Failure::usage(error.to_string()),
+        _ => Failure::of(error),
+    };
+    match error.hint() {
+        Some(hint) => failure.with_hint(hint),
+        None => failure,
+    }
 }
 
 /// Reads the file; all that is wrong with it is told at once.
@@ -83,4 +95,34 @@ fn end_on_signals(shutdown: CancellationToken) -> Result<(), Failure> {
         shutdown.cancel();
     });
     Ok(())
+}
+
+/// A duration of whole seconds or minutes: `60`, `60s`, `2m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, seconds) = match (text.strip_suffix('s'), text.strip_suffix('m')) {
+        (Some(number), _) => (number, 1),
+        (None, Some(number)) => (number, 60),
+        (None, None) => (text, 1),
+    };
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(seconds))
+        .map(Duration::from_secs)
+        .ok_or_else(|| format!("`{text}` is not a duration such as `60s` or `2m`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_seconds_unless_they_say_minutes() {
+        for (text, seconds) in [("60", 60), ("60s", 60), ("2m", 120)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "s", "1h", "-1s", "99999999999999999999m"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
 }

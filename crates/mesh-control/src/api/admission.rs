@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::clock::Clock;
 use super::identifier;
+use super::json::{at, set, text, type_name};
 use super::kind::Kind;
 use super::status::Failure;
 
@@ -154,7 +155,7 @@ pub fn prepare_update(
     kind: Kind,
     is_status: bool,
 ) -> Result<(), Failure> {
-    let name = old["metadata"]["name"].as_str().unwrap_or_default();
+    let name = text(old, "metadata.name");
     if is_status {
         let status = new.get("status").cloned();
         *new = old.clone();
@@ -177,7 +178,7 @@ pub fn prepare_update(
         return Err(Failure::bad_request("`metadata` is not an object"));
     };
     let claimed = metadata.get("uid").and_then(Value::as_str);
-    let uid = old["metadata"]["uid"].as_str().unwrap_or_default();
+    let uid = text(old, "metadata.uid");
     if let Some(claimed) = claimed.filter(|claimed| !claimed.is_empty() && *claimed != uid) {
         let why = format!(
             "Precondition failed: UID in precondition: {claimed}, UID in object meta: {uid}"
@@ -195,7 +196,7 @@ pub fn prepare_update(
         "generation",
         "generateName",
     ] {
-        match old["metadata"].get(field) {
+        match at(old, "metadata").get(field) {
             Some(value) => {
                 metadata.insert(field.to_owned(), value.clone());
             }
@@ -206,8 +207,10 @@ pub fn prepare_update(
     }
     check_fixed(new, old, kind, name)?;
     if kind.istio().is_some() && differs_in_content(new, old) {
-        let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
-        new["metadata"]["generation"] = generation.into();
+        let generation = at(old, "metadata.generation").as_i64().unwrap_or(0) + 1;
+        if let Some(metadata) = new.get_mut("metadata") {
+            set(metadata, "generation", generation);
+        }
     }
     Ok(())
 }
@@ -225,10 +228,7 @@ fn set_defaults(object: &mut Value, kind: Kind) -> Result<(), Failure> {
 
 /// `stringData` is for writing only: it becomes `data`.
 fn set_secret_defaults(object: &mut Value, kind: Kind) -> Result<(), Failure> {
-    let name = object["metadata"]["name"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned();
+    let name = text(object, "metadata.name").to_owned();
     let Some(map) = object.as_object_mut() else {
         return Ok(());
     };
@@ -324,7 +324,7 @@ fn check_fixed(new: &Value, old: &Value, kind: Kind, name: &str) -> Result<(), F
         "Secret" => fixed("type"),
         _ => {}
     }
-    if matches!(kind.kind, "Secret" | "ConfigMap") && old["immutable"] == true {
+    if matches!(kind.kind, "Secret" | "ConfigMap") && *at(old, "immutable") == true {
         for field in ["data", "binaryData", "immutable"] {
             if new.get(field) != old.get(field) {
                 problems.push(Problem::new(
@@ -370,17 +370,6 @@ fn differs_in_content(new: &Value, old: &Value) -> bool {
             .collect()
     };
     content(new) != content(old)
-}
-
-fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
 }
 
 /// Leaves room for the random end within the 63 of a DNS label.

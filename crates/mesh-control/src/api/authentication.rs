@@ -74,11 +74,16 @@ impl Peer {
             .map(str::to_owned)
             .collect();
         groups.push(User::AUTHENTICATED.to_owned());
-        Self(Some(Arc::new(User {
+        Self::of_user(User {
             name: name.to_owned(),
             uid: String::new(),
             groups,
-        })))
+        })
+    }
+
+    /// A connection that proved to be this user's.
+    pub(super) fn of_user(user: User) -> Self {
+        Self(Some(Arc::new(user)))
     }
 }
 

@@ -100,7 +100,7 @@ pub enum Decision {
 pub struct Policy {
     /// By namespace (empty for ClusterRoles) and name.
     roles: BTreeMap<(String, String), Vec<Rule>>,
-    /// By namespace (empty for ClusterRoleBindings).
+    /// By namespace (empty for `ClusterRoleBindings`).
     bindings: BTreeMap<String, Vec<Binding>>,
 }
 
@@ -147,16 +147,15 @@ impl Policy {
                 }
             };
             let Metadata { name, namespace } = stored.metadata;
-            match stored.role_ref {
-                Some(role) => policy.bindings.entry(namespace).or_default().push(Binding {
+            if let Some(role) = stored.role_ref {
+                policy.bindings.entry(namespace).or_default().push(Binding {
                     name,
                     role,
                     subjects: stored.subjects.unwrap_or_default(),
-                }),
-                None => {
-                    let rules = stored.rules.unwrap_or_default();
-                    policy.roles.insert((namespace, name), rules);
-                }
+                });
+            } else {
+                let rules = stored.rules.unwrap_or_default();
+                policy.roles.insert((namespace, name), rules);
             }
         }
         policy
@@ -192,7 +191,7 @@ impl Policy {
         self.grants(user, namespace).map(|(_, rule)| rule)
     }
 
-    /// The rules of a role, if it exists; the namespace is empty for a ClusterRole.
+    /// The rules of a role, if it exists; the namespace is empty for a `ClusterRole`.
     pub fn role(&self, namespace: &str, name: &str) -> Option<&[Rule]> {
         self.roles
             .get(&(namespace.to_owned(), name.to_owned()))

@@ -68,6 +68,9 @@ pub enum BootstrapError {
         path: PathBuf,
         /// What was expected.
         expected: &'static str,
+        /// What the parser says, where one was asked.
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
     /// A certificate could not be made.
     #[error("making a certificate for `{name}`")]
@@ -112,14 +115,20 @@ impl Authority {
     pub fn load(home: &Path) -> Result<Self, BootstrapError> {
         let (certificate_path, key_path) = Self::paths(home);
         let pem = read(&certificate_path)?;
-        let content = |path: &Path, expected| BootstrapError::Content {
+        let content = |path: &Path, expected, source| BootstrapError::Content {
             path: path.to_owned(),
             expected,
+            source,
         };
         let key = KeyPair::from_pem(&read(&key_path)?)
-            .map_err(|_| content(&key_path, "a private key in PEM"))?;
-        let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
-            .map_err(|_| content(&certificate_path, "a certificate in PEM"))?;
+            .map_err(|error| content(&key_path, "a private key in PEM", Some(error.into())))?;
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| {
+            content(
+                &certificate_path,
+                "a certificate in PEM",
+                Some(error.into()),
+            )
+        })?;
         let is_pair = X509Certificate::from_der(&certificate).is_ok_and(|(_, parsed)| {
             parsed.public_key().subject_public_key.data == key.public_key_raw()
         });
@@ -127,10 +136,16 @@ impl Authority {
             return Err(content(
                 &certificate_path,
                 "the certificate of the CA's key",
+                None,
             ));
         }
-        let issuer = Issuer::from_ca_cert_der(&certificate, key)
-            .map_err(|_| content(&certificate_path, "the certificate of a CA"))?;
+        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|error| {
+            content(
+                &certificate_path,
+                "the certificate of a CA",
+                Some(error.into()),
+            )
+        })?;
         Ok(Self {
             certificate,
             pem,
@@ -244,16 +259,15 @@ impl Authority {
                 Err(source) => return Err(BootstrapError::File { path, source }),
             };
             let kept = found.as_deref().and_then(|text| self.usable(text, now));
-            let client = match kept {
-                Some(client) => client,
-                None => {
-                    let groups: Vec<_> = account
-                        .groups
-                        .iter()
-                        .map(|group| (*group).to_owned())
-                        .collect();
-                    self.client(account.user, &groups, CLIENT_LIFE)?
-                }
+            let client = if let Some(client) = kept {
+                client
+            } else {
+                let groups: Vec<_> = account
+                    .groups
+                    .iter()
+                    .map(|group| (*group).to_owned())
+                    .collect();
+                self.client(account.user, &groups, CLIENT_LIFE)?
             };
             let text = self.kubeconfig(account.user, server, &client);
             if found.as_deref() != Some(text.as_str()) {
@@ -266,9 +280,9 @@ impl Authority {
     /// The client of a kubeconfig, if this CA signed it and a third of its life remains.
     fn usable(&self, kubeconfig: &str, now: SystemTime) -> Option<Client> {
         let config: Value = serde_json::from_str(kubeconfig).ok()?;
-        let user = &config["users"][0]["user"];
+        let user = config.pointer("/users/0/user")?;
         let part = |name: &str| {
-            let bytes = BASE64.decode(user[name].as_str()?).ok()?;
+            let bytes = BASE64.decode(user.get(name)?.as_str()?).ok()?;
             String::from_utf8(bytes).ok()
         };
         let client = Client {
@@ -335,12 +349,13 @@ impl Authority {
         let config: Option<Value> = serde_json::from_str(&read(&path)?).ok();
         config
             .and_then(|config| {
-                let server = &config["clusters"][0]["cluster"]["server"];
+                let server = config.pointer("/clusters/0/cluster/server")?;
                 server.as_str().map(str::to_owned)
             })
             .ok_or(BootstrapError::Content {
                 path,
                 expected: "the URL of the API server",
+                source: None,
             })
     }
 }

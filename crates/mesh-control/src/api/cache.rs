@@ -83,7 +83,7 @@ struct Ring {
 
 impl Cache {
     /// Empty; [`Self::follow`] fills it.
-    pub fn new() -> Self {
+    pub fn empty() -> Self {
         Self {
             ring: RwLock::default(),
             position: watch::Sender::new(Position::default()),

@@ -4,6 +4,7 @@ use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
+use super::json::set;
 use super::kind::Kind;
 use super::router::json_response;
 
@@ -41,8 +42,8 @@ pub(super) fn answer(path: &str, headers: &HeaderMap) -> Option<Response<Body>> 
         }
         ["apis", group] if groups().contains(group) => {
             let mut value = describe_group(group);
-            value["kind"] = "APIGroup".into();
-            value["apiVersion"] = "v1".into();
+            set(&mut value, "kind", "APIGroup");
+            set(&mut value, "apiVersion", "v1");
             value
         }
         ["api", "v1"] => resources("", "v1"),
@@ -163,8 +164,8 @@ fn resources(group: &str, version: &str) -> Value {
                 "verbs": verbs,
             });
             if of != kind.group {
-                entry["group"] = of.into();
-                entry["version"] = "v1".into();
+                set(&mut entry, "group", of);
+                set(&mut entry, "version", "v1");
             }
             list.push(entry);
         }

@@ -7,7 +7,7 @@ pub(super) fn uid() -> String {
     let mut bytes: [u8; 16] = random();
     bytes[6] = (bytes[6] & 0x0f) | 0x40;
     bytes[8] = (bytes[8] & 0x3f) | 0x80;
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = format!("{:032x}", u128::from_be_bytes(bytes));
     let part = |range| hex.get(range).unwrap_or_default();
     format!(
         "{}-{}-{}-{}-{}",

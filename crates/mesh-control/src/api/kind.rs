@@ -36,6 +36,7 @@ impl Kind {
     /// The kind that everything namespaced depends on.
     #[expect(
         clippy::expect_used,
+        clippy::missing_panics_doc,
         reason = "the table of the model has the kind, which every test here would notice missing"
     )]
     pub fn namespace() -> Self {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::cache::{Cache, Recent};
+use super::json::has;
 use super::kind::Kind;
 use super::objects::{Objects, Wanted, name_of};
 use super::selector::Selector;
@@ -20,27 +21,27 @@ pub(super) async fn finish(objects: Objects, cache: Arc<Cache>, shutdown: Cancel
     let mut ending: BTreeSet<String> = BTreeSet::new();
     loop {
         let now = *position.borrow_and_update();
-        if now.epoch != epoch {
-            match terminating(&objects).await {
-                Ok((found, revision)) => (ending, place, epoch) = (found, revision, now.epoch),
-                Err(failure) => {
-                    tracing::warn!(error = failure.message, "namespaces cannot be listed");
-                }
-            }
-        } else {
+        if now.epoch == epoch {
             match cache.recent(place, usize::MAX) {
                 Recent::Changes(changes, next) => {
                     place = next;
                     // Any change may be the one a namespace waited for: its last object has gone.
                     for change in changes.iter().filter(|change| change.kind.is_namespace()) {
                         if let Some(object) = change.value()
-                            && object["metadata"].get("deletionTimestamp").is_some()
+                            && has(object, "metadata.deletionTimestamp")
                         {
                             ending.insert(name_of(object));
                         }
                     }
                 }
                 Recent::Gone { .. } => epoch = 0,
+            }
+        } else {
+            match terminating(&objects).await {
+                Ok((found, revision)) => (ending, place, epoch) = (found, revision, now.epoch),
+                Err(failure) => {
+                    tracing::warn!(error = failure.message, "namespaces cannot be listed");
+                }
             }
         }
         let mut left = BTreeSet::new();
@@ -83,7 +84,7 @@ async fn terminating(objects: &Objects) -> Result<(BTreeSet<String>, u64), Failu
     let names = listed
         .items
         .iter()
-        .filter(|object| object["metadata"].get("deletionTimestamp").is_some())
+        .filter(|object| has(object, "metadata.deletionTimestamp"))
         .map(name_of)
         .collect();
     Ok((names, listed.revision))

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::admission::{Addressed, address, prepare_create, prepare_update};
 use super::authentication::User;
 use super::clock::Clock;
+use super::json::{at, has, text};
 use super::kind::Kind;
 use super::openapi::Schemas;
 use super::selector::Selector;
@@ -362,7 +363,7 @@ impl Objects {
     ) -> Result<Entry, Failure> {
         let entry = self.entry(Kind::namespace(), None, namespace).await?;
         let object = view(&entry, Kind::namespace(), "v1")?;
-        if object["metadata"].get("deletionTimestamp").is_some() {
+        if has(&object, "metadata.deletionTimestamp") {
             let why = format!(
                 "unable to create new content in namespace {namespace} because it is being terminated"
             );
@@ -417,10 +418,7 @@ pub fn set_version(object: &mut Value, kind: Kind, version: &str) {
 
 /// The name of an object; empty if it has none.
 pub fn name_of(object: &Value) -> String {
-    object["metadata"]["name"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned()
+    text(object, "metadata.name").to_owned()
 }
 
 /// Checks a replacement: Istio's kinds must say which revision they replace, as custom resources do.
@@ -441,7 +439,7 @@ pub fn check_replacement(object: &Value, kind: Kind) -> Result<(), Failure> {
 }
 
 fn insisted_revision(object: &Value) -> Option<&str> {
-    object["metadata"]["resourceVersion"]
+    at(object, "metadata.resourceVersion")
         .as_str()
         .filter(|version| !version.is_empty())
 }

@@ -1,4 +1,4 @@
-//! The schemas of the kinds, as OpenAPI documents of version 3 (JSON) and 2 (gnostic's binary form).
+//! The schemas of the kinds, as `OpenAPI` documents of version 3 (JSON) and 2 (gnostic's binary form).
 
 use std::collections::BTreeMap;
 
@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::discovery::group_versions;
+use super::json::set;
 use super::kind::Kind;
 use super::request::Query;
 use super::router::json_response;
@@ -150,10 +151,14 @@ fn path_item(route: &Route, version: &str) -> Value {
             ],
             _ => &[],
         };
-        for media_type in content {
-            operation["requestBody"]["content"][media_type] = json!({"schema": schema});
+        if !content.is_empty() {
+            let content: BTreeMap<&str, Value> = content
+                .iter()
+                .map(|media_type| (*media_type, json!({"schema": schema})))
+                .collect();
+            set(&mut operation, "requestBody", json!({"content": content}));
         }
-        item[method] = operation;
+        set(&mut item, method, operation);
     }
     let path_parameters: Vec<Value> = route
         .path_parameters()
@@ -162,7 +167,7 @@ fn path_item(route: &Route, version: &str) -> Value {
             json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}})
         })
         .collect();
-    item["parameters"] = path_parameters.into();
+    set(&mut item, "parameters", path_parameters);
     item
 }
 

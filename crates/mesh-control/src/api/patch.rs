@@ -4,6 +4,8 @@ use http::HeaderMap;
 use json_patch::PatchOperation;
 use serde_json::Value;
 
+use super::body::MAX_BODY;
+use super::json::{MAX_DEPTH, is_deeper};
 use super::kind::Kind;
 use super::status::Failure;
 
@@ -78,18 +80,51 @@ impl Patch {
         let mut object = object.clone();
         match self {
             Self::Merge(patch) => json_patch::merge(&mut object, patch),
-            Self::Json(operations) => {
-                json_patch::patch(&mut object, operations).map_err(|error| {
-                    let name = super::objects::name_of(&object);
-                    let problem = mesh_model::Problem::new("", error.to_string(), "applicable");
-                    Failure::invalid(kind, &name, &problem.into())
-                })?;
-            }
+            Self::Json(operations) => apply_json(&mut object, operations, kind)?,
             Self::Strategic(patch) => strategic::merge(&mut object, patch, kind)?,
         }
         Ok(object)
     }
 }
 
-/// Each operation may copy the whole object: bounds work and memory, as Kubernetes does.
+/// One operation after another, because copies double and moves nest: what an operation would carry is measured
+/// before it is done.
+fn apply_json(
+    object: &mut Value,
+    operations: &[PatchOperation],
+    kind: Kind,
+) -> Result<(), Failure> {
+    let name = super::objects::name_of(object);
+    let mut carried = 0;
+    for operation in operations {
+        let value = match operation {
+            PatchOperation::Add(add) => Some(&add.value),
+            PatchOperation::Replace(replace) => Some(&replace.value),
+            PatchOperation::Copy(copy) => object.pointer(copy.from.as_str()),
+            PatchOperation::Move(carry) => object.pointer(carry.from.as_str()),
+            _ => None,
+        };
+        if let Some(value) = value {
+            let depth = operation.path().as_str().matches('/').count();
+            if is_deeper(value, MAX_DEPTH.saturating_sub(depth)) {
+                return Err(Failure::bad_request(
+                    "the patch nests the object too deeply",
+                ));
+            }
+        }
+        if let PatchOperation::Copy(_) | PatchOperation::Move(_) = operation {
+            carried += value.map_or(0, |value| value.to_string().len());
+            if carried > MAX_BODY {
+                return Err(Failure::too_large(MAX_BODY));
+            }
+        }
+        json_patch::patch(object, std::slice::from_ref(operation)).map_err(|error| {
+            let problem = mesh_model::Problem::new("", error.to_string(), "applicable");
+            Failure::invalid(kind, &name, &problem.into())
+        })?;
+    }
+    Ok(())
+}
+
+/// Bounds the work of one request, as Kubernetes does.
 const MAX_OPERATIONS: usize = 10_000;

@@ -8,6 +8,7 @@ use mesh_proto::kubernetes::{
 };
 use serde_json::{Value, json};
 
+use super::json::set;
 use super::status::Failure;
 
 mod object;
@@ -36,8 +37,8 @@ pub(super) fn read(content: &[u8]) -> Result<Value, Failure> {
         let found = format!("{MEDIA_TYPE} of kind {kind}");
         return Err(Failure::unsupported_media_type(&found, "application/json"));
     };
-    value["apiVersion"] = api_version.into();
-    value["kind"] = kind.into();
+    set(&mut value, "apiVersion", api_version);
+    set(&mut value, "kind", kind);
     Ok(value)
 }
 
@@ -52,18 +53,26 @@ fn read_review(kind: &str, raw: &[u8]) -> Result<Option<Value>, Failure> {
                 "uid": review.uid,
             });
             if let Some(resource) = review.resource_attributes {
-                spec["resourceAttributes"] = json!({
-                    "namespace": resource.namespace,
-                    "verb": resource.verb,
-                    "group": resource.group,
-                    "version": resource.version,
-                    "resource": resource.resource,
-                    "subresource": resource.subresource,
-                    "name": resource.name,
-                });
+                set(
+                    &mut spec,
+                    "resourceAttributes",
+                    json!({
+                        "namespace": resource.namespace,
+                        "verb": resource.verb,
+                        "group": resource.group,
+                        "version": resource.version,
+                        "resource": resource.resource,
+                        "subresource": resource.subresource,
+                        "name": resource.name,
+                    }),
+                );
             }
             if let Some(path) = review.non_resource_attributes {
-                spec["nonResourceAttributes"] = json!({"path": path.path, "verb": path.verb});
+                set(
+                    &mut spec,
+                    "nonResourceAttributes",
+                    json!({"path": path.path, "verb": path.verb}),
+                );
             }
             spec
         }

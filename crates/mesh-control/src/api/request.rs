@@ -171,8 +171,8 @@ impl Query {
     pub fn number(&self, key: &str) -> Result<Option<u64>, Failure> {
         match self.get(key) {
             None | Some("") => Ok(None),
-            Some(text) => text.parse().map(Some).map_err(|_| {
-                Failure::bad_request(format!("parameter {key}: `{text}` is not a number"))
+            Some(text) => text.parse().map(Some).map_err(|error| {
+                Failure::bad_request(format!("parameter {key}: `{text}`: {error}"))
             }),
         }
     }
@@ -204,7 +204,8 @@ fn decode(text: &str, plus_is_space: bool) -> Result<Cow<'_, str>, Failure> {
     if !text.contains(['%', '+']) {
         return Ok(Cow::Borrowed(text));
     }
-    let malformed = || Failure::bad_request(format!("`{text}` is not a valid part of a URL"));
+    let malformed =
+        |why: &str| Failure::bad_request(format!("`{text}` is not a valid part of a URL: {why}"));
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -214,9 +215,11 @@ fn decode(text: &str, plus_is_space: bool) -> Result<Cow<'_, str>, Failure> {
                     let byte = rest.next()?;
                     char::from(byte).to_digit(16)
                 };
-                let (high, low) = digit().zip(digit()).ok_or_else(malformed)?;
+                let (high, low) = digit()
+                    .zip(digit())
+                    .ok_or_else(|| malformed("`%` without two hexadecimal digits"))?;
                 let value = u8::try_from(high * 16 + low);
-                bytes.push(value.map_err(|_| malformed())?);
+                bytes.push(value.map_err(|error| malformed(&error.to_string()))?);
             }
             b'+' if plus_is_space => bytes.push(b' '),
             other => bytes.push(other),
@@ -224,7 +227,7 @@ fn decode(text: &str, plus_is_space: bool) -> Result<Cow<'_, str>, Failure> {
     }
     String::from_utf8(bytes)
         .map(Cow::Owned)
-        .map_err(|_| malformed())
+        .map_err(|error| malformed(&error.to_string()))
 }
 
 #[cfg(test)]

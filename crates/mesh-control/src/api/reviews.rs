@@ -11,6 +11,7 @@ use super::authorization::{Attributes, Decision, Object};
 use super::body;
 use super::clock;
 use super::discovery;
+use super::json::text;
 use super::kind::Kind;
 use super::request::Place;
 use super::router::Api;
@@ -172,7 +173,7 @@ pub(super) async fn token_request(
     let issued = api.tokens.issue(&Order {
         namespace,
         name,
-        uid: account["metadata"]["uid"].as_str().unwrap_or_default(),
+        uid: text(&account, "metadata.uid"),
         audiences: &audiences,
         seconds,
     })?;

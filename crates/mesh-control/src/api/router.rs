@@ -78,7 +78,8 @@ impl Api {
         let _place = self
             .places
             .try_acquire()
-            .map_err(|_| Failure::too_many_requests())?;
+            .ok()
+            .ok_or_else(Failure::too_many_requests)?;
         let is_write = !matches!(call.verb, "get" | "list");
         let answer = self.dispatch(&user, &call, request).await;
         if is_write && let Target::Objects(place) = &call.target {
@@ -262,7 +263,7 @@ fn text_response(text: &'static str) -> Response<Body> {
 }
 
 /// What Kubernetes answers to a deletion that is done.
-pub(super) fn success(details: Value) -> Value {
+pub(super) fn success(details: &Value) -> Value {
     json!({
         "kind": "Status",
         "apiVersion": "v1",

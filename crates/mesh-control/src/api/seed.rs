@@ -56,7 +56,7 @@ async fn make(
 /// Plural, namespace and content of every role and binding.
 fn roles() -> Vec<(&'static str, Option<&'static str>, Value)> {
     let mut all: Vec<(&'static str, Option<&'static str>, Value)> = Vec::new();
-    for (name, rules) in cluster_roles() {
+    for (name, rules) in user_roles().into_iter().chain(mesh_roles()) {
         all.push((
             "clusterroles",
             None,
@@ -101,12 +101,9 @@ fn roles() -> Vec<(&'static str, Option<&'static str>, Value)> {
     all
 }
 
-fn cluster_roles() -> Vec<(&'static str, Value)> {
-    let istio = json!([
-        "networking.istio.io",
-        "security.istio.io",
-        "telemetry.istio.io"
-    ]);
+/// ClusterRoles for people, and for everybody.
+fn user_roles() -> Vec<(&'static str, Value)> {
+    let istio = istio_groups();
     let read = json!(["get", "list", "watch"]);
     let write = json!([
         "create",
@@ -176,6 +173,14 @@ fn cluster_roles() -> Vec<(&'static str, Value)> {
                 },
             ]),
         ),
+    ]
+}
+
+/// ClusterRoles of the control plane's own services.
+fn mesh_roles() -> Vec<(&'static str, Value)> {
+    let istio = istio_groups();
+    let read = json!(["get", "list", "watch"]);
+    vec![
         (
             "mesh:pilot",
             json!([
@@ -270,6 +275,14 @@ fn with_join(maps: &Value, account: &str) -> Value {
             "resourceNames": [account],
             "verbs": ["create"],
         },
+    ])
+}
+
+fn istio_groups() -> Value {
+    json!([
+        "networking.istio.io",
+        "security.istio.io",
+        "telemetry.istio.io"
     ])
 }
 

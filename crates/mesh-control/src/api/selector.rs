@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use serde_json::Value;
 
+use super::json::at;
 use super::kind::Kind;
 use super::request::Query;
 use super::status::Failure;
@@ -65,7 +66,7 @@ impl Selector {
 
     /// Whether an object is wanted.
     pub fn matches(&self, object: &Value) -> bool {
-        let labels = &object["metadata"]["labels"];
+        let labels = at(object, "metadata.labels");
         let label = |key: &str| labels.get(key).and_then(Value::as_str);
         self.labels.iter().all(|requirement| match requirement {
             Requirement::In(key, values) => {

@@ -62,7 +62,8 @@ struct Status<'a> {
     kind: &'static str,
     api_version: &'static str,
     metadata: serde_json::Map<String, serde_json::Value>,
-    status: &'static str,
+    #[serde(rename = "status")]
+    outcome: &'static str,
     message: &'a str,
     reason: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -277,7 +278,7 @@ impl Failure {
             kind: "Status",
             api_version: "v1",
             metadata: serde_json::Map::new(),
-            status: "Failure",
+            outcome: "Failure",
             message: &self.message,
             reason: self.reason,
             details: self.details.as_deref(),

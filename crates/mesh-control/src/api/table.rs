@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use serde_json::{Value, json};
 
+use super::json::{at, set};
 use super::kind::Kind;
 use super::objects::Listed;
 use super::status::Failure;
@@ -105,8 +106,8 @@ impl Form {
             Self::Objects => object,
             Self::Metadata { version } => metadata_only(&object, version),
             Self::Table { version, include } => {
-                let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
-                table(kind, version, *include, metadata, &[object], true)
+                let metadata = json!({"resourceVersion": at(&object, "metadata.resourceVersion")});
+                table(kind, version, *include, &metadata, &[object], true)
             }
         }
     }
@@ -115,7 +116,7 @@ impl Form {
     pub fn list(&self, kind: Kind, version: &str, listed: Listed) -> Value {
         let mut metadata = json!({"resourceVersion": listed.revision.to_string()});
         if let Some(token) = listed.token {
-            metadata["continue"] = token.into();
+            set(&mut metadata, "continue", token);
         }
         match self {
             Self::Objects => json!({
@@ -135,7 +136,7 @@ impl Form {
                     .collect::<Vec<_>>(),
             }),
             Self::Table { version, include } => {
-                table(kind, version, *include, metadata, &listed.items, true)
+                table(kind, version, *include, &metadata, &listed.items, true)
             }
         }
     }
@@ -144,10 +145,10 @@ impl Form {
     pub fn line(&self, event: &str, kind: Kind, object: Value) -> Bytes {
         let object = match self {
             Self::Table { version, include } => {
-                let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
+                let metadata = json!({"resourceVersion": at(&object, "metadata.resourceVersion")});
                 let rows = [object];
                 let is_row = event != "BOOKMARK";
-                table(kind, version, *include, metadata, &rows, is_row)
+                table(kind, version, *include, &metadata, &rows, is_row)
             }
             _ => self.object(kind, object),
         };
@@ -159,7 +160,7 @@ fn table(
     kind: Kind,
     version: &str,
     include: Include,
-    metadata: Value,
+    metadata: &Value,
     objects: &[Value],
     has_rows: bool,
 ) -> Value {
@@ -170,8 +171,8 @@ fn table(
             let mut row = json!({"cells": cell::row(kind, object)});
             match include {
                 Include::Nothing => {}
-                Include::Metadata => row["object"] = metadata_only(object, version),
-                Include::Object => row["object"] = object.clone(),
+                Include::Metadata => set(&mut row, "object", metadata_only(object, version)),
+                Include::Object => set(&mut row, "object", object.clone()),
             }
             row
         })
@@ -190,6 +191,6 @@ fn metadata_only(object: &Value, version: &str) -> Value {
     json!({
         "kind": "PartialObjectMetadata",
         "apiVersion": format!("meta.k8s.io/{version}"),
-        "metadata": object["metadata"],
+        "metadata": at(object, "metadata"),
     })
 }

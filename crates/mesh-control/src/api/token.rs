@@ -12,6 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::authentication::User;
 use super::clock::Clock;
+use super::json::at;
 use super::kind::Kind;
 use super::status::Failure;
 use crate::store::{Store, StoreError};
@@ -175,22 +176,26 @@ impl Tokens {
     ///
     /// 500 if it holds no key.
     pub fn learn(&self, secret: &[u8]) -> Result<(), Failure> {
+        // What the parser says may repeat a part of the key: it is not told.
         let broken = |what: &str| {
             Failure::internal(format!(
                 "secret `{KEY_NAMESPACE}/{KEY_SECRET}` has no usable `{what}`"
             ))
         };
-        let secret: Value = serde_json::from_slice(secret).map_err(|_| broken("data"))?;
+        let secret: Option<Value> = serde_json::from_slice(secret).ok();
         let pem = |name: &str| {
-            let text = secret["data"][name].as_str().unwrap_or_default();
-            BASE64.decode(text).map_err(|_| broken(name))
+            let text = secret.as_ref()?.get("data")?.get(name)?.as_str()?;
+            BASE64.decode(text).ok()
         };
-        let public = pem("public.pem")?;
+        let public = pem("public.pem").ok_or_else(|| broken("public.pem"))?;
         let key = SigningKey {
             id: format!("{:016x}", xxh3_64(&public)),
-            encoding: EncodingKey::from_ec_pem(&pem("private.pem")?)
-                .map_err(|_| broken("private.pem"))?,
-            decoding: DecodingKey::from_ec_pem(&public).map_err(|_| broken("public.pem"))?,
+            encoding: pem("private.pem")
+                .and_then(|private| EncodingKey::from_ec_pem(&private).ok())
+                .ok_or_else(|| broken("private.pem"))?,
+            decoding: DecodingKey::from_ec_pem(&public)
+                .ok()
+                .ok_or_else(|| broken("public.pem"))?,
         };
         self.key.store(Some(Arc::new(key)));
         Ok(())
@@ -260,7 +265,7 @@ impl Tokens {
         let account = self.store.get(&kind.key(Some(&namespace), &name)).await?;
         let is_same = account
             .and_then(|entry| serde_json::from_slice::<Value>(&entry.value).ok())
-            .is_some_and(|account| account["metadata"]["uid"] == uid.as_str());
+            .is_some_and(|account| *at(&account, "metadata.uid") == uid.as_str());
         if !is_same {
             return Ok(Err(TokenError::Gone { namespace, name }));
         }

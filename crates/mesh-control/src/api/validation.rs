@@ -4,6 +4,7 @@ use mesh_model::istio::{self, IstioKind};
 use mesh_model::{Problem, Problems};
 use serde_json::Value;
 
+use super::json::{MAX_DEPTH, at, is_deeper, text};
 use super::kind::{Kind, RBAC_GROUP};
 use super::objects::name_of;
 use super::openapi::Schemas;
@@ -65,6 +66,9 @@ pub fn check(
     validation: FieldValidation,
     schemas: &Schemas,
 ) -> Result<Vec<String>, Failure> {
+    if is_deeper(object, MAX_DEPTH) {
+        return Err(Failure::bad_request("the object is nested too deeply"));
+    }
     let mut findings = Findings::default();
     check_metadata(kind, object, &mut findings.problems);
     match kind.istio() {
@@ -104,8 +108,8 @@ fn check_istio(kind: IstioKind, object: &Value, findings: &mut Findings) {
 }
 
 fn check_metadata(kind: Kind, object: &Value, problems: &mut Problems) {
-    let metadata = &object["metadata"];
-    let name = metadata["name"].as_str().unwrap_or_default();
+    let metadata = at(object, "metadata");
+    let name = text(metadata, "name");
     let is_rbac = kind.group == RBAC_GROUP;
     if name.is_empty() {
         problems.push(Problem::new(
@@ -141,7 +145,7 @@ fn check_metadata(kind: Kind, object: &Value, problems: &mut Problems) {
         is_label_value(value).then_some(()).ok_or("a label value (a-z, A-Z, 0-9, `-`, `_`, `.`; at most 63; begins and ends with a letter or digit)")
     });
     check_map(metadata, "annotations", problems, |_| Ok(()));
-    let size: usize = metadata["annotations"]
+    let size: usize = at(metadata, "annotations")
         .as_object()
         .into_iter()
         .flatten()
@@ -154,7 +158,7 @@ fn check_metadata(kind: Kind, object: &Value, problems: &mut Problems) {
             format!("at most {MAX_ANNOTATIONS} bytes"),
         ));
     }
-    match &metadata["finalizers"] {
+    match at(metadata, "finalizers") {
         Value::Null => {}
         Value::Array(list) => {
             for (index, finalizer) in list.iter().enumerate() {

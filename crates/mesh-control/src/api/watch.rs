@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::cache::{Cache, Change, Position, Recent};
+use super::json::set;
 use super::kind::Kind;
 use super::objects::set_version;
 use super::selector::Selector;
@@ -178,7 +179,11 @@ fn bookmark(want: &Subscription, ends_initial: bool) -> Bytes {
     let mut metadata =
         json!({"resourceVersion": want.after.to_string(), "creationTimestamp": null});
     if ends_initial {
-        metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        set(
+            &mut metadata,
+            "annotations",
+            json!({"k8s.io/initial-events-end": "true"}),
+        );
     }
     let object = json!({
         "kind": want.kind.kind,

@@ -21,7 +21,7 @@ pub(super) struct Pilot {
     pub(super) users: TrustBundle,
     access: Access,
     trust_domain: TrustDomain,
-    pilot: pilot::Pilot,
+    inner: pilot::Pilot,
 }
 
 /// Makes Pilot; waits for the API only when the trust domain is not known yet.
@@ -32,22 +32,21 @@ pub(super) async fn start_pilot(
     let waiting = RoleState::Starting("waiting for the API");
     context.health.set(Role::Pilot, waiting);
     let access = Access::open(&context.kubeconfig(Role::Pilot)).await?;
-    let trust_domain = match trust_domain {
-        Some(known) => known,
-        None => {
-            let found = patiently("reading the config map of the mesh", &context.stop, || {
-                Rendezvous::read(&access.client)
-            });
-            match found.await {
-                Some(found) => found.trust_domain,
-                None => return Ok(None),
-            }
-        }
+    let trust_domain = if let Some(known) = trust_domain {
+        known
+    } else {
+        let found = patiently("reading the config map of the mesh", &context.stop, || {
+            Rendezvous::read(&access.client)
+        });
+        let Some(found) = found.await else {
+            return Ok(None);
+        };
+        found.trust_domain
     };
     Ok(Some(Pilot {
         store: CredentialStore::empty(),
         users: access.roots.clone(),
-        pilot: pilot::Pilot::new(access.client.clone(), context.stop.clone()),
+        inner: pilot::Pilot::new(access.client.clone(), context.stop.clone()),
         access,
         trust_domain,
     }))
@@ -56,7 +55,7 @@ pub(super) async fn start_pilot(
 impl Pilot {
     /// Adds what it serves.
     pub(super) fn add_services(&self, routes: &mut RoutesBuilder) {
-        self.pilot.add_services(routes);
+        self.inner.add_services(routes);
     }
 
     /// Joins, tells everybody where it is, and configures proxies until it is time to stop.
@@ -68,7 +67,7 @@ impl Pilot {
         );
         tokio::join!(
             renewal.run(context.stop.clone()),
-            self.pilot.run(),
+            self.inner.run(),
             self.publish(context),
         );
         Ok(())
@@ -88,7 +87,7 @@ impl Pilot {
             RoleState::Starting("reading the configuration"),
         );
         tokio::select! {
-            () = self.pilot.assembled() => {}
+            () = self.inner.assembled() => {}
             () = context.stop.cancelled() => return,
         }
         let config = &context.config;

@@ -59,6 +59,7 @@ impl Role {
     /// The service account that it joins the mesh as.
     #[expect(
         clippy::expect_used,
+        clippy::missing_panics_doc,
         reason = "the names of roles are DNS labels: some lower-case letters"
     )]
     pub fn account(self) -> ServiceAccount {

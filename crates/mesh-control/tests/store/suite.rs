@@ -10,7 +10,7 @@ use futures_util::StreamExt as _;
 use mesh_control::store::{Event, Guard, Page, Range, Revision, Store, StoreError, Watch};
 use proptest::prelude::*;
 
-pub type Shared = Arc<dyn Store>;
+pub(crate) type Shared = Arc<dyn Store>;
 
 /// Runs every function of the suite that needs no more than an empty store.
 #[macro_export]
@@ -49,7 +49,7 @@ macro_rules! suite {
     };
 }
 
-pub async fn a_created_key_is_read_back(store: Shared) {
+pub(crate) async fn a_created_key_is_read_back(store: Shared) {
     assert_eq!(store.get("a/x").await.unwrap(), None);
     let revision = create(&store, "a/x", "1").await;
     let entry = store.get("a/x").await.unwrap().unwrap();
@@ -58,14 +58,14 @@ pub async fn a_created_key_is_read_back(store: Shared) {
     assert_eq!(store.revision().await.unwrap(), revision);
 }
 
-pub async fn a_key_is_created_once(store: Shared) {
+pub(crate) async fn a_key_is_created_once(store: Shared) {
     create(&store, "a/x", "1").await;
     let again = store.create("a/x", "2".into(), None).await;
     assert!(matches!(again, Err(StoreError::Exists { key }) if key == "a/x"));
     assert_eq!(value(&store, "a/x").await, "1");
 }
 
-pub async fn a_creation_needs_its_guard(store: Shared) {
+pub(crate) async fn a_creation_needs_its_guard(store: Shared) {
     let first = create(&store, "ns/shop", "open").await;
     let guard = |revision| {
         Some(Guard {
@@ -82,7 +82,7 @@ pub async fn a_creation_needs_its_guard(store: Shared) {
     assert!(exists.is_err());
 }
 
-pub async fn a_write_names_the_revision_it_replaces(store: Shared) {
+pub(crate) async fn a_write_names_the_revision_it_replaces(store: Shared) {
     let first = create(&store, "a/x", "1").await;
     let second = update(&store, "a/x", "2", first).await;
     assert!(second > first);
@@ -101,7 +101,7 @@ pub async fn a_write_names_the_revision_it_replaces(store: Shared) {
     assert_eq!(value(&store, "a/x").await, "2");
 }
 
-pub async fn of_two_writers_one_wins(store: Shared) {
+pub(crate) async fn of_two_writers_one_wins(store: Shared) {
     let first = create(&store, "a/x", "0").await;
     let (one, two) = tokio::join!(
         store.update("a/x", "one".into(), first),
@@ -112,7 +112,7 @@ pub async fn of_two_writers_one_wins(store: Shared) {
     assert_eq!(value(&store, "a/x").await, winner);
 }
 
-pub async fn a_deleted_key_is_gone_and_can_be_created_again(store: Shared) {
+pub(crate) async fn a_deleted_key_is_gone_and_can_be_created_again(store: Shared) {
     let first = create(&store, "a/x", "1").await;
     let deleted = store.delete("a/x", first).await.unwrap();
     assert!(deleted > first);
@@ -121,7 +121,7 @@ pub async fn a_deleted_key_is_gone_and_can_be_created_again(store: Shared) {
     assert!(again > deleted);
 }
 
-pub async fn lists_are_sorted_and_cut_at_the_limit(store: Shared) {
+pub(crate) async fn lists_are_sorted_and_cut_at_the_limit(store: Shared) {
     for key in ["a/c", "a/a", "b/x", "a/b"] {
         create(&store, key, key).await;
     }
@@ -136,7 +136,7 @@ pub async fn lists_are_sorted_and_cut_at_the_limit(store: Shared) {
     assert!(!exact.more);
 }
 
-pub async fn a_list_goes_on_at_the_revision_where_it_began(store: Shared) {
+pub(crate) async fn a_list_goes_on_at_the_revision_where_it_began(store: Shared) {
     let mut revisions = BTreeMap::new();
     for key in ["a/a", "a/b", "a/c", "a/d"] {
         revisions.insert(key, create(&store, key, "old").await);
@@ -157,7 +157,7 @@ pub async fn a_list_goes_on_at_the_revision_where_it_began(store: Shared) {
     assert_eq!((keys(&cut), cut.more), (vec!["a/b", "a/c"], true));
 }
 
-pub async fn a_prefix_ends_where_the_next_begins(store: Shared) {
+pub(crate) async fn a_prefix_ends_where_the_next_begins(store: Shared) {
     for key in ["a/x", "a0", "aa/x", "b/x"] {
         create(&store, key, "1").await;
     }
@@ -167,13 +167,13 @@ pub async fn a_prefix_ends_where_the_next_begins(store: Shared) {
     assert_eq!(all.entries.len(), 4);
 }
 
-pub async fn a_list_of_the_future_is_refused(store: Shared) {
+pub(crate) async fn a_list_of_the_future_is_refused(store: Shared) {
     let revision = create(&store, "a/x", "1").await;
     let future = list(&store, "a/", None, None, Some(revision + 100)).await;
     assert!(matches!(future, Err(StoreError::Future { .. })));
 }
 
-pub async fn a_watch_tells_every_change_once_and_in_order(store: Shared) {
+pub(crate) async fn a_watch_tells_every_change_once_and_in_order(store: Shared) {
     let start = store.revision().await.unwrap();
     let mut watch = store.watch("a/", start).await.unwrap();
     let mut expected = Vec::new();
@@ -194,7 +194,7 @@ pub async fn a_watch_tells_every_change_once_and_in_order(store: Shared) {
     assert_eq!(told, expected);
 }
 
-pub async fn a_watch_starts_after_any_revision(store: Shared) {
+pub(crate) async fn a_watch_starts_after_any_revision(store: Shared) {
     let start = store.revision().await.unwrap();
     let mut revisions = vec![start];
     for round in 0..10 {
@@ -208,7 +208,7 @@ pub async fn a_watch_starts_after_any_revision(store: Shared) {
     }
 }
 
-pub async fn a_watch_sees_only_its_prefix(store: Shared) {
+pub(crate) async fn a_watch_sees_only_its_prefix(store: Shared) {
     let start = store.revision().await.unwrap();
     let mut watch = store.watch("a/", start).await.unwrap();
     create(&store, "aa/x", "1").await;
@@ -218,7 +218,7 @@ pub async fn a_watch_sees_only_its_prefix(store: Shared) {
     assert_eq!(events[0].key, "a/x");
 }
 
-pub async fn a_watch_tells_what_was_before(store: Shared) {
+pub(crate) async fn a_watch_tells_what_was_before(store: Shared) {
     let start = store.revision().await.unwrap();
     let first = create(&store, "a/x", "1").await;
     let second = update(&store, "a/x", "2", first).await;
@@ -242,7 +242,7 @@ pub async fn a_watch_tells_what_was_before(store: Shared) {
     );
 }
 
-pub async fn two_watches_do_not_disturb_each_other(store: Shared) {
+pub(crate) async fn two_watches_do_not_disturb_each_other(store: Shared) {
     let start = store.revision().await.unwrap();
     let mut one = store.watch("a/", start).await.unwrap();
     let two = store.watch("a/", start).await.unwrap();
@@ -252,7 +252,7 @@ pub async fn two_watches_do_not_disturb_each_other(store: Shared) {
     assert_eq!(take(&mut one, 2).await.len(), 2);
 }
 
-pub async fn a_compacted_revision_is_a_typed_error(store: Shared) {
+pub(crate) async fn a_compacted_revision_is_a_typed_error(store: Shared) {
     let start = store.revision().await.unwrap();
     let mut last = create(&store, "a/x", "0").await;
     let first = last;
@@ -274,7 +274,7 @@ pub async fn a_compacted_revision_is_a_typed_error(store: Shared) {
     assert_eq!(value(&store, "a/x").await, "5");
 }
 
-pub async fn a_watch_from_a_later_revision_than_the_store_is_refused(store: Shared) {
+pub(crate) async fn a_watch_from_a_later_revision_than_the_store_is_refused(store: Shared) {
     let revision = create(&store, "a/x", "1").await;
     let watch = store.watch("a/", revision + 100).await.err();
     assert!(
@@ -283,7 +283,7 @@ pub async fn a_watch_from_a_later_revision_than_the_store_is_refused(store: Shar
     );
 }
 
-pub async fn a_value_beyond_the_limit_is_refused(store: Shared) {
+pub(crate) async fn a_value_beyond_the_limit_is_refused(store: Shared) {
     let large = Bytes::from(vec![b'x'; 1_500_001]);
     let refused = store.create("a/x", large, None).await;
     assert!(matches!(refused, Err(StoreError::TooLarge { .. })));
@@ -292,7 +292,7 @@ pub async fn a_value_beyond_the_limit_is_refused(store: Shared) {
     store.create("a/x", most, None).await.unwrap();
 }
 
-pub async fn writers_at_once_lose_nothing(store: Shared) {
+pub(crate) async fn writers_at_once_lose_nothing(store: Shared) {
     const WRITERS: usize = 8;
     const EACH: usize = 10;
     let start = create(&store, "a/counter", "0").await;
@@ -330,13 +330,13 @@ pub async fn writers_at_once_lose_nothing(store: Shared) {
 
 /// One step of a random history.
 #[derive(Clone, Debug)]
-pub enum Step {
+pub(crate) enum Step {
     Put(u8, u8),
     Delete(u8),
 }
 
 /// Random histories, short enough for a real etcd.
-pub fn steps() -> impl Strategy<Value = Vec<Step>> {
+pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         3 => (0..6_u8, any::<u8>()).prop_map(|(key, value)| Step::Put(key, value)),
         1 => (0..6_u8).prop_map(Step::Delete),
@@ -345,7 +345,7 @@ pub fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// Replaying a watch over the list of any revision gives the list of the end.
-pub async fn replay_equals_list(store: &Shared, steps: &[Step], prefix: &str) {
+pub(crate) async fn replay_equals_list(store: &Shared, steps: &[Step], prefix: &str) {
     let mut bases = vec![list(store, prefix, None, None, None).await.unwrap()];
     let mut writes = 0;
     for step in steps {
@@ -392,22 +392,22 @@ pub async fn replay_equals_list(store: &Shared, steps: &[Step], prefix: &str) {
     }
 }
 
-pub async fn create(store: &Shared, key: &str, value: &str) -> Revision {
+pub(crate) async fn create(store: &Shared, key: &str, value: &str) -> Revision {
     let value = Bytes::from(value.to_owned());
     store.create(key, value, None).await.unwrap()
 }
 
-pub async fn update(store: &Shared, key: &str, value: &str, expected: Revision) -> Revision {
+pub(crate) async fn update(store: &Shared, key: &str, value: &str, expected: Revision) -> Revision {
     let value = Bytes::from(value.to_owned());
     store.update(key, value, expected).await.unwrap()
 }
 
-pub async fn value(store: &Shared, key: &str) -> String {
+pub(crate) async fn value(store: &Shared, key: &str) -> String {
     text(&store.get(key).await.unwrap().unwrap().value)
 }
 
 /// The next events of a watch, as many as asked; a watch that stays silent fails the test.
-pub async fn take(watch: &mut Watch, count: usize) -> Vec<Event> {
+pub(crate) async fn take(watch: &mut Watch, count: usize) -> Vec<Event> {
     let mut events = Vec::new();
     while events.len() < count {
         let batch = tokio::time::timeout(PATIENCE, watch.next())

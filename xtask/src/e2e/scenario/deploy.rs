@@ -66,8 +66,8 @@ pub(crate) const INSTANCES: [Instance; 6] = [
 
 /// Deploys the sample; false if nothing further makes sense.
 pub(crate) async fn sample(world: &mut World) -> bool {
-    let (callees, callers) = INSTANCES.split_at(INSTANCES.len() - 1);
-    for together in [callees, callers] {
+    let (called, calling) = INSTANCES.split_at(INSTANCES.len() - 1);
+    for together in [called, calling] {
         let started = join_all(together.iter().map(|instance| start(world, instance))).await;
         for (instance, result) in together.iter().zip(started) {
             if let Err(why) = result {

@@ -104,7 +104,7 @@ async fn by_header(world: &World) -> Step<String> {
         let seen = versions(world, URL, 10).await?;
         ensure(seen == ["v1"], || format!("without a header: {seen:?}"))
     };
-    let (_, took) = eventually(SOON, everybody).await?;
+    let ((), took) = eventually(SOON, everybody).await?;
     for _ in 0..20 {
         let outcome = as_user(world, "ann", URL).await?;
         ensure(version(&outcome) == "v2", || {

@@ -3,6 +3,7 @@
 use mesh_proto::google::protobuf::{Any, Duration};
 
 use super::*;
+use crate::relay::session::conversation::UNCERTAIN;
 
 mod model;
 

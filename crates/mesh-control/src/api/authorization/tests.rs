@@ -1,3 +1,5 @@
+//! Roles and bindings decide; every refusal has a control that is allowed.
+
 use proptest::prelude::*;
 use serde_json::json;
 

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{ATTEMPTS, MODIFIED, Objects, Selector, Wanted, bytes_of, name_of, set_revision, view};
+use crate::api::json::{at, has};
 use crate::api::kind::Kind;
 use crate::api::status::Failure;
 use crate::store::StoreError;
@@ -59,7 +60,7 @@ impl Objects {
             }
             let waits = kind.is_namespace() || has_finalizers(&object);
             let done = if waits {
-                if object["metadata"].get("deletionTimestamp").is_some() {
+                if has(&object, "metadata.deletionTimestamp") {
                     return Ok(object);
                 }
                 mark(&mut object, kind, &self.clock.now_text());
@@ -94,7 +95,7 @@ impl Objects {
         let mut deleted = Vec::with_capacity(listed.items.len());
         for object in listed.items {
             let name = name_of(&object);
-            let namespace = object["metadata"]["namespace"].as_str();
+            let namespace = at(&object, "metadata.namespace").as_str();
             let done = self
                 .delete(wanted.kind, wanted.version, namespace, &name, how)
                 .await;
@@ -122,7 +123,7 @@ impl Objects {
             return Ok(true);
         };
         let namespace = view(&entry, Kind::namespace(), "v1")?;
-        if namespace["metadata"].get("deletionTimestamp").is_none() {
+        if !has(&namespace, "metadata.deletionTimestamp") {
             return Ok(false);
         }
         let mut is_empty = true;
@@ -196,13 +197,13 @@ impl Deletion {
         let Some(wanted) = &self.preconditions else {
             return Ok(());
         };
-        let metadata = &object["metadata"];
+        let metadata = at(object, "metadata");
         for (what, wanted, found) in [
-            ("UID", &wanted.uid, &metadata["uid"]),
+            ("UID", &wanted.uid, at(metadata, "uid")),
             (
                 "ResourceVersion",
                 &wanted.resource_version,
-                &metadata["resourceVersion"],
+                at(metadata, "resourceVersion"),
             ),
         ] {
             if let Some(wanted) = wanted
@@ -221,13 +222,13 @@ impl Deletion {
 
 /// Whether an object was to be deleted and waits for nothing any more.
 pub(super) fn is_finished(object: &Value) -> bool {
-    object["metadata"].get("deletionTimestamp").is_some()
+    has(object, "metadata.deletionTimestamp")
         && !has_finalizers(object)
-        && object["kind"] != "Namespace"
+        && *at(object, "kind") != "Namespace"
 }
 
 fn has_finalizers(object: &Value) -> bool {
-    object["metadata"]["finalizers"]
+    at(object, "metadata.finalizers")
         .as_array()
         .is_some_and(|finalizers| !finalizers.is_empty())
 }

@@ -1,4 +1,4 @@
-//! The calls on each kind as both versions of OpenAPI tell them.
+//! The calls on each kind as both versions of `OpenAPI` tell them.
 
 use serde_json::{Value, json};
 

@@ -22,7 +22,7 @@ pub struct Schemas(BTreeMap<String, Value>);
 
 impl Schemas {
     /// Makes them.
-    pub fn new() -> Self {
+    pub fn generate() -> Self {
         let settings = SchemaSettings::draft2020_12()
             .with(|settings| settings.definitions_path = PREFIX.trim_start_matches('#').into());
         let mut generator = SchemaGenerator::new(settings);
@@ -61,7 +61,8 @@ impl Schemas {
         for (name, schema) in &mut all {
             plain(schema);
             // What Kubernetes' types leave open is open.
-            if name.ends_with(".JSON") || name.ends_with(".RawExtension") {
+            let last = name.rsplit('.').next();
+            if matches!(last, Some("JSON" | "RawExtension")) {
                 *schema = json!({"x-kubernetes-preserve-unknown-fields": true});
             }
         }

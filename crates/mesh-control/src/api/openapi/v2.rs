@@ -1,4 +1,4 @@
-//! OpenAPI v2 in gnostic's binary form: what kubectl up to 1.2x reads.
+//! `OpenAPI` v2 in gnostic's binary form: what kubectl up to 1.2x reads.
 
 use mesh_proto::openapi::v2 as wire;
 use prost::Message as _;
@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::operation::{PARAMETERS, Route, routes};
 use super::schema::{Schemas, name_of, reference};
+use crate::api::json::at;
 use crate::api::kind::Kind;
 
 /// The document, encoded.
@@ -131,12 +132,12 @@ fn convert(schema: &Value) -> wire::Schema {
         converted.r#ref = format!("#/definitions/{name}");
         return converted;
     }
-    if let Some(found) = schema["type"].as_str() {
+    if let Some(found) = at(schema, "type").as_str() {
         converted.r#type = Some(wire::TypeItem {
             value: vec![found.to_owned()],
         });
     }
-    if let Some(properties) = schema["properties"].as_object() {
+    if let Some(properties) = at(schema, "properties").as_object() {
         converted.properties = Some(wire::Properties {
             additional_properties: properties
                 .iter()
@@ -144,15 +145,15 @@ fn convert(schema: &Value) -> wire::Schema {
                 .collect(),
         });
     }
-    if schema["additionalProperties"].is_object() {
-        let of = convert(&schema["additionalProperties"]);
+    if at(schema, "additionalProperties").is_object() {
+        let of = convert(at(schema, "additionalProperties"));
         converted.additional_properties = Some(Box::new(wire::AdditionalPropertiesItem {
             kind: Some(wire::additional_properties_item::Kind::Schema(Box::new(of))),
         }));
     }
-    if schema["items"].is_object() {
+    if at(schema, "items").is_object() {
         converted.items = Some(wire::ItemsItem {
-            schema: vec![convert(&schema["items"])],
+            schema: vec![convert(at(schema, "items"))],
         });
     }
     converted.vendor_extension = schema

@@ -18,7 +18,7 @@ fn merge_value(
     target: &mut Value,
     patch: &Value,
     kind: Kind,
-    path: &str,
+    field_path: &str,
     depth: usize,
 ) -> Result<(), Failure> {
     if depth > MAX_DEPTH {
@@ -63,10 +63,10 @@ fn merge_value(
         if key.starts_with('$') {
             continue;
         }
-        let below = if path.is_empty() {
+        let below = if field_path.is_empty() {
             key.clone()
         } else {
-            format!("{path}.{key}")
+            format!("{field_path}.{key}")
         };
         match value {
             Value::Null => {
@@ -104,8 +104,8 @@ enum List {
 }
 
 /// The lists that are merged; all others are replaced.
-fn merged_list(kind: Kind, path: &str) -> Option<List> {
-    match (kind.kind, path) {
+fn merged_list(kind: Kind, field_path: &str) -> Option<List> {
+    match (kind.kind, field_path) {
         (_, "metadata.ownerReferences") => Some(List::ByKey("uid")),
         (_, "metadata.finalizers") => Some(List::Values),
         ("ServiceAccount", "secrets" | "imagePullSecrets") => Some(List::ByKey("name")),
@@ -119,7 +119,7 @@ fn merge_list(
     items: &[Value],
     list: List,
     kind: Kind,
-    path: &str,
+    field_path: &str,
     depth: usize,
 ) -> Result<(), Failure> {
     if !target.is_array() {
@@ -147,14 +147,14 @@ fn merge_list(
             List::ByKey(key) => {
                 let Some(id) = item.get(key).filter(|id| !id.is_null()) else {
                     return Err(Failure::bad_request(format!(
-                        "an item of `{path}` in the patch has no `{key}`, by which the list is merged"
+                        "an item of `{field_path}` in the patch has no `{key}`, by which the list is merged"
                     )));
                 };
                 let place = found.iter().position(|other| other.get(key) == Some(id));
                 if item.get("$patch").and_then(Value::as_str) == Some("delete") {
                     found.retain(|other| other.get(key) != Some(id));
                 } else if let Some(old) = place.and_then(|place| found.get_mut(place)) {
-                    merge_value(old, item, kind, path, depth + 1)?;
+                    merge_value(old, item, kind, field_path, depth + 1)?;
                 } else {
                     found.push(item.clone());
                 }

@@ -11,6 +11,7 @@ use mesh_proto::kubernetes::{
 use serde_json::{Map, Value, json};
 
 use super::decode;
+use crate::api::json::set;
 use crate::api::status::Failure;
 
 /// Reads an object of a kind; none for a kind that is read in JSON only.
@@ -82,11 +83,15 @@ pub(super) fn read(kind: &str, raw: &[u8]) -> Result<Option<Value>, Failure> {
         _ => return Ok(None),
     };
     let mut object = compact(content);
-    object["metadata"] = metadata.map(read_metadata).unwrap_or_else(|| json!({}));
+    set(
+        &mut object,
+        "metadata",
+        metadata.as_ref().map_or_else(|| json!({}), read_metadata),
+    );
     Ok(Some(object))
 }
 
-fn read_metadata(metadata: ObjectMeta) -> Value {
+fn read_metadata(metadata: &ObjectMeta) -> Value {
     compact(json!({
         "name": metadata.name,
         "generateName": metadata.generate_name,

@@ -13,6 +13,7 @@ use super::{Api, json_response, success};
 use crate::api::admission::Addressed;
 use crate::api::authentication::User;
 use crate::api::body;
+use crate::api::json::{at, has};
 use crate::api::kind::Kind;
 use crate::api::objects::{Deletion, Wanted, Write, Written, check_replacement, name_of};
 use crate::api::patch::Patch;
@@ -285,15 +286,15 @@ impl Api {
                 .objects
                 .delete(to.kind, to.version, to.namespace, name, &how)
                 .await?;
-            let waits = object["metadata"].get("deletionTimestamp").is_some();
+            let waits = has(&object, "metadata.deletionTimestamp");
             let value = if waits {
                 write.form.object(to.kind, object)
             } else {
-                success(json!({
+                success(&json!({
                     "name": name_of(&object),
                     "group": to.kind.group,
                     "kind": to.kind.plural,
-                    "uid": object["metadata"]["uid"],
+                    "uid": at(&object, "metadata.uid"),
                 }))
             };
             return Ok(json_response(StatusCode::OK, &value));
@@ -356,9 +357,7 @@ fn limit_of(query: &Query) -> Result<Option<NonZeroUsize>, Failure> {
 }
 
 fn revision_of(query: &Query) -> Result<Option<Revision>, Failure> {
-    query
-        .number("resourceVersion")
-        .map_err(|_| Failure::bad_request("resourceVersion is not one that this server gave"))
+    query.number("resourceVersion")
 }
 
 /// Warnings as headers: code 299, agent unknown (RFC 7234 5.5).

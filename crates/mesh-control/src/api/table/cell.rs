@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use mesh_model::kind::Cell;
 use serde_json::{Value, json};
 
+use crate::api::json::at;
 use crate::api::kind::Kind;
 
 /// The columns of a kind, the name first.
@@ -29,7 +30,7 @@ pub(super) fn definitions(kind: Kind) -> Vec<Value> {
 
 /// The cells of an object, in the order of the columns.
 pub(super) fn row(kind: Kind, object: &Value) -> Vec<Value> {
-    let name = object["metadata"]["name"].clone();
+    let name = at(object, "metadata.name").clone();
     let own = kind.columns.iter().map(|column| {
         let value = column.cell.value(object);
         match column.cell {
@@ -56,12 +57,12 @@ fn short(seconds: i64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
     match seconds {
         ..120 => format!("{}s", seconds.max(0)),
-        ..600 if seconds % 60 != 0 => format!("{minutes}m{}s", seconds % 60),
-        ..10_800 => format!("{minutes}m"),
-        ..28_800 if minutes % 60 != 0 => format!("{hours}h{}m", minutes % 60),
-        ..172_800 => format!("{hours}h"),
-        ..691_200 if hours % 24 != 0 => format!("{days}d{}h", hours % 24),
-        ..63_072_000 => format!("{days}d"),
+        120..600 if seconds % 60 != 0 => format!("{minutes}m{}s", seconds % 60),
+        120..10_800 => format!("{minutes}m"),
+        10_800..28_800 if minutes % 60 != 0 => format!("{hours}h{}m", minutes % 60),
+        10_800..172_800 => format!("{hours}h"),
+        172_800..691_200 if hours % 24 != 0 => format!("{days}d{}h", hours % 24),
+        172_800..63_072_000 => format!("{days}d"),
         _ => format!("{}y", days / 365),
     }
 }

@@ -9,6 +9,7 @@ use mesh_model::Problem;
 use serde_json::{Map, Value};
 
 use super::Findings;
+use crate::api::json::{at, text, type_name};
 use crate::api::kind::Kind;
 use crate::api::openapi::Schemas;
 
@@ -39,7 +40,7 @@ impl Walk<'_> {
         if value.is_null() || schema["x-kubernetes-preserve-unknown-fields"] == true {
             return;
         }
-        let (is_type, expected) = match schema["type"].as_str() {
+        let (is_type, expected) = match at(schema, "type").as_str() {
             Some("object") => (value.is_object(), "an object"),
             Some("array") => (value.is_array(), "a list"),
             Some("string") => (value.is_string(), "a string"),
@@ -49,17 +50,17 @@ impl Walk<'_> {
             _ => (true, ""),
         };
         if !is_type {
-            self.problem(path, type_of(value), expected);
+            self.problem(path, type_name(value), expected);
             return;
         }
         match value {
             Value::Object(map) => self.object(schema, map, path),
             Value::Array(list) => {
                 for (index, item) in list.iter().enumerate() {
-                    self.value(&schema["items"], item, &format!("{path}[{index}]"));
+                    self.value(at(schema, "items"), item, &format!("{path}[{index}]"));
                 }
             }
-            Value::String(text) => match schema["format"].as_str() {
+            Value::String(text) => match at(schema, "format").as_str() {
                 Some("byte") if BASE64.decode(text).is_err() => {
                     self.problem(path, "the value", "base64");
                 }
@@ -77,8 +78,8 @@ impl Walk<'_> {
             "" => key.to_owned(),
             path => format!("{path}.{key}"),
         };
-        let properties = schema["properties"].as_object();
-        let rest = &schema["additionalProperties"];
+        let properties = at(schema, "properties").as_object();
+        let rest = at(schema, "additionalProperties");
         for (key, value) in map {
             match properties.and_then(|properties| properties.get(key)) {
                 Some(schema) => self.value(schema, value, &below(key)),
@@ -87,7 +88,7 @@ impl Walk<'_> {
                 None => {}
             }
         }
-        for name in schema["required"].as_array().into_iter().flatten() {
+        for name in at(schema, "required").as_array().into_iter().flatten() {
             let name = name.as_str().unwrap_or_default();
             if map.get(name).is_none_or(Value::is_null) {
                 self.problem(&below(name), "", "given; it is required");
@@ -122,8 +123,8 @@ fn check_data(object: &Value, findings: &mut Findings) {
             size += key.len() + value.as_str().map_or(0, str::len);
         }
     }
-    let both = object["data"].as_object().into_iter().flatten();
-    for (key, _) in both.filter(|(key, _)| object["binaryData"].get(key).is_some()) {
+    let both = at(object, "data").as_object().into_iter().flatten();
+    for (key, _) in both.filter(|(key, _)| at(object, "binaryData").get(key).is_some()) {
         findings.problems.push(Problem::new(
             format!("binaryData[{key}]"),
             key,
@@ -152,7 +153,7 @@ fn check_role(kind: Kind, object: &Value, findings: &mut Findings) {
             "absent; roles are not aggregated here",
         ));
     }
-    let rules = object["rules"].as_array().into_iter().flatten();
+    let rules = at(object, "rules").as_array().into_iter().flatten();
     for (index, rule) in rules.enumerate() {
         let path = format!("rules[{index}]");
         let is_empty = |field: &str| rule[field].as_array().is_none_or(Vec::is_empty);
@@ -197,39 +198,41 @@ fn check_binding(kind: Kind, object: &Value, findings: &mut Findings) {
     } else {
         &["ClusterRole"]
     };
-    one_of("roleRef.kind".to_owned(), &object["roleRef"]["kind"], roles);
+    one_of("roleRef.kind".to_owned(), at(object, "roleRef.kind"), roles);
     one_of(
         "roleRef.apiGroup".to_owned(),
-        &object["roleRef"]["apiGroup"],
+        at(object, "roleRef.apiGroup"),
         &[group],
     );
-    let subjects = object["subjects"].as_array();
+    let subjects = at(object, "subjects").as_array();
     for (index, subject) in subjects.into_iter().flatten().enumerate() {
         let path = format!("subjects[{index}].kind");
-        one_of(path, &subject["kind"], &["User", "Group", "ServiceAccount"]);
+        one_of(
+            path,
+            at(subject, "kind"),
+            &["User", "Group", "ServiceAccount"],
+        );
     }
     let mut needs = |path: String, value: &Value| {
         if value.as_str().is_none_or(str::is_empty) {
             problems.push(Problem::new(path, "", "given; it is required"));
         }
     };
-    needs("roleRef.name".to_owned(), &object["roleRef"]["name"]);
+    needs("roleRef.name".to_owned(), at(object, "roleRef.name"));
     for (index, subject) in subjects.into_iter().flatten().enumerate() {
-        needs(format!("subjects[{index}].name"), &subject["name"]);
-        if subject["kind"] == "ServiceAccount" && !kind.namespaced {
+        needs(format!("subjects[{index}].name"), at(subject, "name"));
+        if *at(subject, "kind") == "ServiceAccount" && !kind.namespaced {
             needs(
                 format!("subjects[{index}].namespace"),
-                &subject["namespace"],
+                at(subject, "namespace"),
             );
         }
     }
 }
 
 fn check_event(object: &Value, findings: &mut Findings) {
-    let home = object["metadata"]["namespace"].as_str().unwrap_or_default();
-    let about = object["involvedObject"]["namespace"]
-        .as_str()
-        .unwrap_or_default();
+    let home = text(object, "metadata.namespace");
+    let about = text(object, "involvedObject.namespace");
     // What has no namespace is told of in `default`.
     if about != home && !(about.is_empty() && home == "default") {
         findings.problems.push(Problem::new(
@@ -237,17 +240,6 @@ fn check_event(object: &Value, findings: &mut Findings) {
             about,
             format!("`{home}`, the namespace of the event"),
         ));
-    }
-}
-
-fn type_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
     }
 }
 

@@ -1,3 +1,5 @@
+//! Services, entries and policies, resolved against each other.
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use mesh_model::istio::peer_authentication::MutualTlsMode;

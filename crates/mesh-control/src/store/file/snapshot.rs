@@ -56,7 +56,7 @@ pub(super) fn read_page(
     }
     let read = || -> Result<Page, redb::Error> {
         let undone = undo(&transaction, prefix, revision, current.revision)?;
-        let (entries, more) = merge(&transaction, prefix, after, limit, undone)?;
+        let (entries, more) = merge(&transaction, prefix, after, limit, &undone)?;
         Ok(Page {
             entries,
             revision,
@@ -142,7 +142,7 @@ fn merge(
     prefix: &str,
     after: Option<&str>,
     limit: Option<NonZeroUsize>,
-    undone: BTreeMap<String, Option<Entry>>,
+    undone: &BTreeMap<String, Option<Entry>>,
 ) -> Result<(Vec<Entry>, bool), redb::Error> {
     let objects = transaction.open_table(OBJECTS)?;
     let from = match after {

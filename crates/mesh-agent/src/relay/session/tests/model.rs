@@ -1,10 +1,11 @@
 //! A model Envoy and a model Pilot, joined by a session, under any interleaving of events.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::relay::session::conversation::UNCERTAIN;
 
 /// What may happen next.
 #[derive(Clone, Debug)]

@@ -237,9 +237,13 @@ fn rule() -> impl Strategy<Value = Value> {
 
 type Values = &'static [&'static str];
 
-const SOURCE: &[(&str, Values)] = &[
+/// A field, the one that says the contrary, and values that both may have.
+type Field = (&'static str, &'static str, Values);
+
+const SOURCE: &[Field] = &[
     (
-        "rincipals",
+        "principals",
+        "notPrincipals",
         &[
             "cluster.local/ns/shop/sa/web",
             "cluster.local/ns/dev*",
@@ -247,16 +251,36 @@ const SOURCE: &[(&str, Values)] = &[
             "*",
         ],
     ),
-    ("amespaces", &["shop", "dev-*", "*-ci", "d*-*i", "*"]),
-    ("erviceAccounts", &["web", "dev-a/web"]),
-    ("pBlocks", &["10.0.0.0/16", "10.9.0.1", "fd00::/64"]),
+    (
+        "namespaces",
+        "notNamespaces",
+        &["shop", "dev-*", "*-ci", "d*-*i", "*"],
+    ),
+    (
+        "serviceAccounts",
+        "notServiceAccounts",
+        &["web", "dev-a/web"],
+    ),
+    (
+        "ipBlocks",
+        "notIpBlocks",
+        &["10.0.0.0/16", "10.9.0.1", "fd00::/64"],
+    ),
 ];
 
-const OPERATION: &[(&str, Values)] = &[
-    ("osts", &["a.example.com", "*.example.com", "A.*", "*"]),
-    ("orts", &["80", "81"]),
-    ("ethods", &["GET", "P*", "*ST", "*"]),
-    ("aths", &["/a", "/a/*", "*.html", "/{*}/b", "/a/{**}", "*"]),
+const OPERATION: &[Field] = &[
+    (
+        "hosts",
+        "notHosts",
+        &["a.example.com", "*.example.com", "A.*", "*"],
+    ),
+    ("ports", "notPorts", &["80", "81"]),
+    ("methods", "notMethods", &["GET", "P*", "*ST", "*"]),
+    (
+        "paths",
+        "notPaths",
+        &["/a", "/a/*", "*.html", "/{*}/b", "/a/{**}", "*"],
+    ),
 ];
 
 const CONDITIONS: &[(&str, Values)] = &[
@@ -271,32 +295,16 @@ const CONDITIONS: &[(&str, Values)] = &[
 ];
 
 /// Some fields of a message, wanted or not wanted, each with some of its values.
-fn fields(known: &'static [(&'static str, Values)]) -> impl Strategy<Value = Value> {
-    let field = select(known).prop_flat_map(|(name, values)| {
+fn fields(known: &'static [Field]) -> impl Strategy<Value = Value> {
+    let field = select(known).prop_flat_map(|(wanted, unwanted, values)| {
         let values = subsequence(values, 1..=values.len().min(2));
-        (Just(name), any::<bool>(), values)
+        (select(vec![wanted, unwanted]), values)
     });
     vec(field, 1..4).prop_map(|fields| {
-        let mut message = json!({});
-        for (name, wanted, values) in fields {
-            // Names are known without their first letter, which is upper case after `not`.
-            let first = match name {
-                "rincipals" => 'p',
-                "amespaces" => 'n',
-                "erviceAccounts" => 's',
-                "pBlocks" => 'i',
-                "osts" => 'h',
-                "orts" | "aths" => 'p',
-                _ => 'm',
-            };
-            let key = if wanted {
-                format!("{first}{name}")
-            } else {
-                format!("not{}{name}", first.to_ascii_uppercase())
-            };
-            message[key] = json!(values);
-        }
-        message
+        let fields = fields.into_iter();
+        fields
+            .map(|(name, values)| (name.to_owned(), json!(values)))
+            .collect()
     })
 }
 
