@@ -77,8 +77,8 @@ struct AdsStream {
     waiting: Option<Instant>,
 }
 
-/// How long a client may take to say who it is.
-const NODE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take to say who it is; long, since a thousand may come at once.
+const NODE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a stream waits for the registration of its workload, which an agent makes on another
 /// stream at the same time.

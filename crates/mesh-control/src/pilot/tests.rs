@@ -10,7 +10,8 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client, Config};
 use mesh_identity::Peer;
-use mesh_model::{TrustDomain, Workload};
+use mesh_model::virtual_address::{bucket, bucket_of_v4};
+use mesh_model::{Host, TrustDomain, Workload};
 use mesh_proto::mesh::agent::v1::introspection_client::IntrospectionClient;
 use mesh_proto::mesh::agent::v1::{ExplainRequest, ListProxiesRequest};
 use serde_json::{Value, json};
@@ -173,6 +174,11 @@ async fn objects_and_registrations_reach_proxies() {
     let agent = world.register(&reviews).await;
     let mut client = world.connect(&productpage, Held::default()).await;
     soon(client.until(knows_reviews)).await.unwrap();
+    let maps: Api<ConfigMap> = Api::namespaced(world.client.clone(), "mesh-system");
+    let record = maps.get("virtual-addresses").await.unwrap().data.unwrap();
+    let host: Host = "reviews.default.mesh".parse().unwrap();
+    let recorded = bucket_of_v4(record[host.as_str()].parse().unwrap());
+    assert_eq!(recorded, Some(bucket(&host)), "where its routes are");
 
     let before = client.held().versions(ResourceType::Route).clone();
     world.apply(route("1s")).await;

@@ -9,14 +9,15 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use mesh_model::Host;
 use mesh_model::service::VirtualAddresses;
+use mesh_model::virtual_address::allocate;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::system;
-use crate::pilot::mesh::address::assign;
 
-/// The ConfigMap's name, in `mesh-system`: host to `<v4> <v6>`.
+/// The ConfigMap's name, in `mesh-system`: host to address of version 4, which the one of version 6
+/// follows from.
 ///
 /// Entries are never removed, so that an address that clients may still know from DNS does not
 /// become another service's.
@@ -62,13 +63,16 @@ async fn record(maps: &Api<ConfigMap>, hosts: &BTreeSet<Host>) -> Result<usize, 
     let old = maps.get_opt(CONFIG_MAP).await?;
     let is_new = old.is_none();
     let mut map = old.unwrap_or_default();
-    let missing = allocate(&read(&map), hosts);
-    if missing.is_empty() {
+    let allocation = allocate(&recorded(&map), hosts);
+    for host in &allocation.left_out {
+        warn!(%host, "no virtual address is left for it");
+    }
+    if allocation.added.is_empty() {
         return Ok(0);
     }
     let data = map.data.get_or_insert_default();
-    for (host, VirtualAddresses { v4, v6 }) in &missing {
-        data.insert(host.to_string(), format!("{v4} {v6}"));
+    for (host, address) in &allocation.added {
+        data.insert(host.to_string(), address.to_string());
     }
     if is_new {
         map.metadata.name = Some(CONFIG_MAP.to_owned());
@@ -79,44 +83,30 @@ async fn record(maps: &Api<ConfigMap>, hosts: &BTreeSet<Host>) -> Result<usize, 
         maps.replace(CONFIG_MAP, &PostParams::default(), &map)
             .await?;
     }
-    Ok(missing.len())
+    Ok(allocation.added.len())
 }
 
-/// Addresses for those hosts that have none, all different from each other and from the recorded.
-fn allocate(
-    recorded: &BTreeMap<Host, VirtualAddresses>,
-    hosts: &BTreeSet<Host>,
-) -> BTreeMap<Host, VirtualAddresses> {
-    let mut taken: BTreeMap<Ipv4Addr, Host> = recorded
-        .iter()
-        .map(|(host, addresses)| (addresses.v4, host.clone()))
-        .collect();
-    let mut allocated = BTreeMap::new();
-    for host in hosts.iter().filter(|host| !recorded.contains_key(*host)) {
-        let Some(addresses) = assign(host, &taken) else {
-            warn!(%host, "no virtual address is left for it");
-            continue;
-        };
-        taken.insert(addresses.v4, host.clone());
-        allocated.insert(host.clone(), addresses);
+/// The addresses that hosts have by the record.
+///
+/// A record that breaks the rules of allocation counts for nothing until it is replaced.
+pub(super) fn read(map: &ConfigMap) -> BTreeMap<Host, VirtualAddresses> {
+    let recorded = recorded(map);
+    let mut allocation = allocate(&recorded, recorded.keys());
+    for host in allocation.added.keys() {
+        allocation.addresses.remove(host);
     }
-    allocated
+    allocation.addresses
 }
 
 /// What is recorded; what somebody wrote there that is no address is left out.
-pub(super) fn read(map: &ConfigMap) -> BTreeMap<Host, VirtualAddresses> {
+fn recorded(map: &ConfigMap) -> BTreeMap<Host, Ipv4Addr> {
     let data = map.data.iter().flatten();
     data.filter_map(|(host, text)| {
-        let addresses = || {
-            let (v4, v6) = text.split_once(' ')?;
-            let (v4, v6) = (v4.parse().ok()?, v6.parse().ok()?);
-            Some((host.parse().ok()?, VirtualAddresses { v4, v6 }))
-        };
-        let entry = addresses();
+        let entry = host.parse().ok().zip(text.parse().ok());
         if entry.is_none() {
             warn!(
                 host,
-                text, "not addresses of a host in the record of virtual addresses"
+                text, "not the address of a host in the record of virtual addresses"
             );
         }
         entry
@@ -126,48 +116,33 @@ pub(super) fn read(map: &ConfigMap) -> BTreeMap<Host, VirtualAddresses> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
-    fn hosts(numbers: BTreeSet<u16>) -> BTreeSet<Host> {
-        let numbers = numbers.into_iter();
-        numbers
-            .map(|number| format!("s{number}.default.mesh").parse().unwrap())
-            .collect()
-    }
-
-    proptest! {
-        #[test]
-        fn no_address_is_given_twice_and_none_changes(
-            first in proptest::collection::btree_set(any::<u16>(), 0..400),
-            second in proptest::collection::btree_set(any::<u16>(), 0..400),
-        ) {
-            let mut recorded = allocate(&BTreeMap::new(), &hosts(first));
-            let before = recorded.clone();
-            let second = hosts(second);
-            let added = allocate(&recorded, &second);
-            prop_assert!(added.keys().all(|host| !before.contains_key(host)));
-            recorded.extend(added);
-            let addresses: BTreeSet<_> = recorded.values().map(|it| it.v4).collect();
-            prop_assert_eq!(addresses.len(), recorded.len());
-            prop_assert!(second.iter().all(|host| recorded.contains_key(host)));
+    fn map(data: &[(&str, &str)]) -> ConfigMap {
+        let data = data
+            .iter()
+            .map(|(host, text)| ((*host).to_owned(), (*text).to_owned()));
+        ConfigMap {
+            data: Some(data.collect()),
+            ..ConfigMap::default()
         }
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
-        let allocated = allocate(&BTreeMap::new(), &hosts([1, 2].into()));
-        let data = allocated.iter();
-        let mut map = ConfigMap {
-            data: Some(
-                data.map(|(host, it)| (host.to_string(), format!("{} {}", it.v4, it.v6)))
-                    .collect(),
-            ),
-            ..ConfigMap::default()
-        };
-        let spoiled = map.data.get_or_insert_default();
-        spoiled.insert("spoiled.default.mesh".to_owned(), "240.240.0.1".to_owned());
-        assert_eq!(read(&map), allocated);
+    fn only_addresses_that_were_allocated_count() {
+        let hosts = ["a.default.mesh", "b.default.mesh", "c.default.mesh"];
+        let hosts = hosts.map(|host| host.parse::<Host>().unwrap());
+        let allocation = allocate(&BTreeMap::new(), &hosts);
+        let [a, b, _] = &hosts;
+        let right = allocation.added[a].to_string();
+        let record = map(&[
+            (a.as_str(), &right),
+            (b.as_str(), "10.0.0.1"),
+            ("c.default.mesh", "nowhere"),
+            ("No Host", "240.240.0.1"),
+        ]);
+        let read = read(&record);
+        assert_eq!(read.keys().collect::<Vec<_>>(), [a]);
+        assert_eq!(read[a], allocation.addresses[a]);
     }
 }

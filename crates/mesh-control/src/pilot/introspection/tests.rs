@@ -9,12 +9,12 @@ use http_body_util::BodyExt as _;
 use kube::client::Body;
 use mesh_identity::{Connection, Peer};
 use mesh_model::istio::{IstioKind, IstioObject, check};
+use mesh_model::virtual_address::allocate;
 use mesh_model::{Health, Workload};
 use serde_json::{Value, json};
 use tonic::Code;
 
 use super::*;
-use crate::pilot::mesh::address::assign;
 use crate::pilot::mesh::{Config, Mesh};
 
 /// An API server that allows `allowed` (user and namespace) and remembers what it was asked.
@@ -115,10 +115,8 @@ fn resolved() -> Resolved {
         workload("reviews-of-v2", "reviews", "v2"),
     ]
     .map(|workload| (workload, Health::Healthy));
-    for host in Mesh::assemble(&config, &workloads).unaddressed {
-        let addresses = assign(&host, &std::collections::BTreeMap::new()).unwrap();
-        config.virtual_addresses.insert(host, addresses);
-    }
+    let hosts = Mesh::assemble(&config, &workloads).unaddressed;
+    config.virtual_addresses = allocate(&std::collections::BTreeMap::new(), &hosts).addresses;
     Resolved {
         mesh: Mesh::assemble(&config, &workloads),
         config: Arc::new(config),

@@ -5,7 +5,9 @@ use std::fmt::Display;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use mesh_model::{Health, Problem, Problems, Protocol, Workload, WorkloadPort, WorkloadService};
+use mesh_model::{
+    Health, Problem, Problems, Protocol, Workload, WorkloadPort, WorkloadService, label,
+};
 use mesh_proto::mesh::agent::v1 as wire;
 
 /// Reads a workload.
@@ -38,6 +40,7 @@ pub fn read_workload(message: &wire::Workload) -> Result<Workload, Problems> {
         ));
     }
     limit("labels", message.labels.len(), &mut problems);
+    label::validate(&message.labels, "labels", &mut problems);
     limit("services", message.services.len(), &mut problems);
     let services = message.services.iter().enumerate();
     let services: Vec<_> = services
@@ -264,6 +267,7 @@ mod tests {
     fn all_that_is_wrong_is_said_at_once() {
         let mut wrong = message();
         wrong.namespace = "Default".to_owned();
+        wrong.labels.insert("version".to_owned(), "v 1".to_owned());
         wrong.addresses = vec!["127.0.0.1".to_owned(), "x".to_owned()];
         wrong.services[0].ports[0].target = 70_000;
         wrong.services[0].ports[0].protocol = "udp".to_owned();
@@ -276,6 +280,7 @@ mod tests {
                 "namespace",
                 "addresses[0]",
                 "addresses[1]",
+                "labels[version]",
                 "services[0].ports[0].target",
                 "services[0].ports[0].protocol",
                 "services[1].ports[0].target",
