@@ -16,8 +16,8 @@ pub(crate) struct Cmd(Command);
 pub(crate) struct Finished {
     /// Whether it exited with 0.
     pub(crate) ok: bool,
-    /// Its standard output.
-    pub(crate) stdout: String,
+    /// What it wrote.
+    pub(crate) output: String,
 }
 
 impl Cmd {
@@ -97,26 +97,30 @@ impl Cmd {
         }
     }
 
-    /// Runs it, shows each line of its standard output on standard error, and keeps them.
+    /// Runs it, shows each line of its output on standard error, and keeps them.
+    ///
+    /// Both streams in one: cargo names each test binary on one and its tests on the other.
     pub(crate) fn watch(mut self) -> Result<Finished, Failure> {
         self.announce();
-        self.0.stdout(Stdio::piped());
+        let (reader, writer) = std::io::pipe()?;
+        self.0.stdout(writer.try_clone()?).stderr(writer);
         let mut child = self
             .0
             .spawn()
             .map_err(|error| self.failed(&error.to_string()))?;
-        let mut stdout = String::new();
-        if let Some(pipe) = child.stdout.take() {
-            for line in BufReader::new(pipe).lines() {
-                let line = line?;
-                eprintln!("{line}");
-                stdout.push_str(&line);
-                stdout.push('\n');
-            }
+        // The command holds the other ends of the pipe, which would then never close.
+        drop(self);
+        let mut output = String::new();
+        for line in BufReader::new(reader).split(b'\n') {
+            let line = line?;
+            let line = String::from_utf8_lossy(&line);
+            eprintln!("{line}");
+            output.push_str(&line);
+            output.push('\n');
         }
         Ok(Finished {
             ok: child.wait()?.success(),
-            stdout,
+            output,
         })
     }
 

@@ -71,7 +71,7 @@ fn plain_rings(root: &Path, rings: &[&Ring]) -> Result<Vec<Row>, Failure> {
     let finished = Cmd::cargo(root)
         .args(["test", "--workspace", "--no-fail-fast"])
         .watch()?;
-    let counts = outcome::by_ring(&finished.stdout);
+    let counts = outcome::by_ring(&finished.output);
     Ok(rings
         .iter()
         .map(|ring| {
@@ -140,7 +140,7 @@ fn target_ring(
     }
     // Namespaces, ports and daemons are made per test; two cores do not gain from more at once.
     let finished = cmd.args(["--", "--test-threads=2"]).watch()?;
-    let (passed, failed) = outcome::total(&finished.stdout);
+    let (passed, failed) = outcome::total(&finished.output);
     let ok = finished.ok;
     Ok(match (ok, passed + failed) {
         (false, _) if failed == 0 => Row::failed(ring.name, "did not build or run".to_owned()),

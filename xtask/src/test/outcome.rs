@@ -124,18 +124,25 @@ impl Report {
 }
 
 /// Passed and failed tests by ring: doc tests by their section, properties and golden files by the
-/// modules and files that hold them, the rest is unit.
+/// names of the targets and modules that hold them, the rest is unit.
 pub(crate) fn by_ring(output: &str) -> BTreeMap<&'static str, (u64, u64)> {
     let mut counts: BTreeMap<&'static str, (u64, u64)> = BTreeMap::new();
+    // What cargo said last of the binary whose tests follow.
+    let mut binary = "";
     for line in output.lines() {
+        let words = line.trim_start();
+        if words.starts_with("Running ") || words.starts_with("Doc-tests ") {
+            binary = words;
+        }
         let Some((name, passed)) = one_test(line) else {
             continue;
         };
-        let ring = if name.contains(" - ") || name.contains("(line ") {
+        let is_of = |word: &str| name.contains(word) || binary.contains(word);
+        let ring = if binary.starts_with("Doc-tests ") {
             "doc"
-        } else if name.contains("propert") {
+        } else if is_of("propert") {
             "property"
-        } else if name.contains("golden") {
+        } else if is_of("golden") {
             "golden"
         } else {
             "unit"
@@ -179,11 +186,14 @@ mod tests {
     use super::*;
 
     const OUTPUT: &str = "\
+     Running unittests src/lib.rs (target/debug/deps/mesh_model-1)
 test name::tests::labels_are_checked ... ok
 test properties::names_round_trip ... FAILED
-test golden::sidecar_policy ... ok
+test result: FAILED. 1 passed; 1 failed; 0 ignored
+     Running tests/golden.rs (target/debug/deps/golden-1)
+test every_case_is_as_written_down ... ok
+   Doc-tests mesh_model
 test crates/mesh-model/src/name.rs - name::Namespace (line 62) ... ok
-test result: FAILED. 3 passed; 1 failed; 0 ignored
 ";
 
     #[test]
