@@ -48,5 +48,8 @@ pub(crate) async fn units(
         .into_iter()
         .find(|status| status.group.spec.name == *group)
         .map(|status| status.units.into_iter().map(|unit| unit.name).collect())
-        .ok_or_else(|| Failure::new(format!("there is no group `{group}`")))
+        .ok_or_else(|| {
+            Failure::new(format!("there is no group `{group}`"))
+                .with_hint("`mesh status` lists the groups")
+        })
 }

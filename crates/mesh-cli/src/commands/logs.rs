@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 
 use futures_util::stream::{self, StreamExt as _};
-use mesh_runtime::{LogOptions, Name, ProcessEngine, Runtime as _};
+use mesh_runtime::{LogOptions, Name, Runtime as _};
 
 use crate::connect::Home;
 use crate::engine;
@@ -28,10 +28,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: &Args) -> Outcome {
     let engine = engine::open(&args.home.home)?;
-    let units = match &args.unit {
-        Some(unit) => vec![unit.clone()],
-        None => units(&engine, &args.group).await?,
-    };
+    let units = engine::units(&engine, &args.group, args.unit.as_ref()).await?;
     let options = LogOptions {
         tail: args.tail,
         follow: args.follow,
@@ -62,20 +59,6 @@ pub(crate) async fn run(args: &Args) -> Outcome {
         }
     }
     Ok(OK.into())
-}
-
-async fn units(engine: &ProcessEngine, group: &Name) -> Result<Vec<Name>, Failure> {
-    let groups = engine.list(&std::collections::BTreeMap::new()).await;
-    let groups = groups.map_err(|error| Failure::of(&error))?;
-    let found = groups
-        .into_iter()
-        .find(|status| status.group.spec.name == *group);
-    found
-        .map(|status| status.units.into_iter().map(|unit| unit.name).collect())
-        .ok_or_else(|| {
-            Failure::new(format!("there is no group `{group}`"))
-                .with_hint("`mesh status` lists the groups")
-        })
 }
 
 /// Cuts what a unit wrote into lines, and says of each which unit it is from.
