@@ -49,6 +49,7 @@ pub(crate) async fn run(root: &Path, home: &Path, keep: bool) -> Report {
     Report {
         rows: world.into_rows(),
         seconds: 0,
+        interrupted,
     }
 }
 
