@@ -27,12 +27,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let network = NetworkSpec::mesh();
     engine.create_network(&network).await?;
-    let group = GroupSpec {
-        name: name("shop.web")?,
-        attachment: Attachment::Network(network.name),
-        dns: None,
-        labels: [].into(),
-    };
+    let group = GroupSpec::new(name("shop.web")?, Attachment::Network(network.name));
     let began = Instant::now();
     let (_, made) = engine.create_group(&group).await?;
     println!("group after {:?}: {:?}", began.elapsed(), made.addresses);

@@ -23,7 +23,7 @@ pub enum RuntimeError {
     /// There is no such thing.
     #[error("there is no {kind} `{name}`")]
     NotFound {
-        /// `network`, `group` or `unit`.
+        /// `network`, `group`, `unit` or `image`.
         kind: &'static str,
         /// Its name.
         name: String,
@@ -39,12 +39,63 @@ pub enum RuntimeError {
     /// It cannot go while something needs it.
     #[error("{kind} `{name}` is in use by {by}")]
     InUse {
-        /// `network` or `unit`.
+        /// `network`, `unit`, `address` or `port`.
         kind: &'static str,
         /// Its name.
         name: String,
         /// What needs it.
         by: String,
+    },
+    /// This runtime cannot do what was asked for.
+    #[error("the {engine} engine has no {what}")]
+    Unsupported {
+        /// Which runtime.
+        engine: &'static str,
+        /// What it has not.
+        what: String,
+    },
+    /// Something of somebody else has the name.
+    #[error("{kind} `{name}` exists and is not this engine's")]
+    NameTaken {
+        /// `container` or `network`.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The daemon does not answer.
+    #[error("no container daemon answers at `{}`", socket.display())]
+    NoDaemon {
+        /// Its socket.
+        socket: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The daemon is older than this engine can work with.
+    #[error("the container daemon speaks API {found}, and {needed} or later is needed")]
+    OldDaemon {
+        /// The newest API version that it speaks.
+        found: String,
+        /// The oldest that will do.
+        needed: &'static str,
+    },
+    /// The daemon refused or failed.
+    #[error("the container daemon failed to {action}")]
+    Daemon {
+        /// What it was asked, with the names involved.
+        action: String,
+        /// What it said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The daemon has no room left for images and containers.
+    #[error("the container daemon has no space left to {action}")]
+    DiskFull {
+        /// What it was asked, with the names involved.
+        action: String,
+        /// What it said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The subnet of a network overlaps with what the host already has.
     #[error("subnet `{subnet}` overlaps with {with}")]
@@ -156,6 +207,16 @@ impl RuntimeError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::SubnetClash { .. } => Some("choose other subnets for the network"),
+            Self::NotFound { kind: "image", .. } => Some("pull it, or import it"),
+            Self::NameTaken { .. } => Some("remove it, or choose another owner for the engine"),
+            Self::NoDaemon { .. } => {
+                Some("start the daemon (`systemctl start docker`), or name its socket")
+            }
+            Self::OldDaemon { .. } => Some("upgrade it: Docker 20.10 and podman 4 will do"),
+            Self::DiskFull { .. } => {
+                Some("free some below its data root: `docker system df` shows what takes it")
+            }
+            Self::InUse { kind: "port", .. } => Some("publish another port, or stop who has it"),
             Self::LinkTaken { .. } => {
                 Some("choose another name for the bridge, or remove the link")
             }

@@ -120,8 +120,6 @@ pub fn inject(application: &Application, facts: &MeshFacts) -> Result<InjectedGr
     ];
     Ok(InjectedGroup {
         group: GroupSpec {
-            name: application.group_name(),
-            attachment: Attachment::Network(facts.network.clone()),
             dns: Some(Dns {
                 servers: facts.name_servers.clone(),
                 search: vec![format!("{namespace}.mesh")],
@@ -129,6 +127,10 @@ pub fn inject(application: &Application, facts: &MeshFacts) -> Result<InjectedGr
             labels: labels
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .into(),
+            ..GroupSpec::new(
+                application.group_name(),
+                Attachment::Network(facts.network.clone()),
+            )
         },
         policy: redirect::sidecar_policy(),
         application: application.clone(),

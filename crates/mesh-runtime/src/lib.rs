@@ -11,6 +11,8 @@
 struct Readme;
 
 mod capability;
+#[cfg(feature = "docker")]
+pub mod docker;
 mod enrol;
 mod error;
 pub mod inject;
@@ -23,6 +25,8 @@ mod spec;
 mod status;
 
 pub use capability::Capability;
+#[cfg(feature = "docker")]
+pub use docker::{DockerEngine, DockerOptions};
 pub use enrol::{EnrolError, Enrolled, enrol};
 pub use error::RuntimeError;
 pub use inject::{Application, InjectedGroup, JoinToken, MeshFacts, Mode, inject};
@@ -34,6 +38,6 @@ pub use runtime::{
 };
 pub use spec::{
     Attachment, Check, Condition, Contents, Dependency, DirectorySpec, Dns, FileSpec, GroupSpec,
-    NetworkSpec, Readiness, RestartPolicy, UnitSpec,
+    NetworkSpec, Protocol, PublishedPort, Readiness, RestartPolicy, UnitSpec,
 };
-pub use status::{Addresses, Exit, Group, GroupStatus, UnitState, UnitStatus};
+pub use status::{Addresses, Exit, Group, GroupStatus, UnitState, UnitStats, UnitStatus};

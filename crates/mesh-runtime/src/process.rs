@@ -6,22 +6,23 @@
 //!
 //! It needs root, IPv6, and Linux 5.11 or later.
 
-mod address;
+pub(crate) mod address;
 mod adopt;
 pub(crate) mod cgroup;
 mod family;
-mod files;
+pub(crate) mod files;
 mod group;
 pub(crate) mod identity;
 pub(crate) mod launch;
-mod link;
+pub(crate) mod link;
 mod logs;
 mod mountns;
 pub(crate) mod netns;
-mod network;
+pub(crate) mod network;
 pub(crate) mod record;
 pub mod supervisor;
-mod unit;
+pub(crate) mod unit;
+mod usage;
 mod wait;
 mod watch;
 
@@ -38,7 +39,8 @@ use self::record::Layout;
 use crate::redirect::Policy;
 use crate::{
     Adoption, Creation, ExecOutput, Group, GroupSpec, GroupStatus, LogOptions, LogStream, Name,
-    NetworkSpec, Pending, Removal, Runtime, RuntimeError, Start, Stop, UnitSpec, UnitStatus,
+    NetworkSpec, Pending, Removal, Runtime, RuntimeError, Start, Stop, UnitSpec, UnitStats,
+    UnitStatus,
 };
 
 /// Runs groups in network namespaces and units as supervised processes.
@@ -49,12 +51,8 @@ use crate::{
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let engine = ProcessEngine::open("/var/lib/mesh/engine", ["mesh", "supervise", "--unit"])?;
 /// engine.create_network(&NetworkSpec::mesh()).await?;
-/// let group = GroupSpec {
-///     name: "shop.web".parse().unwrap(),
-///     attachment: Attachment::Network("mesh".parse().unwrap()),
-///     dns: None,
-///     labels: [].into(),
-/// };
+/// let network = Attachment::Network("mesh".parse().unwrap());
+/// let group = GroupSpec::new("shop.web".parse().unwrap(), network);
 /// engine.create_group(&group).await?;
 /// let unit = UnitSpec::new("app".parse().unwrap(), ["sleep", "60"]);
 /// engine.create_unit(&group.name, &unit).await?;
@@ -234,6 +232,11 @@ impl Runtime for ProcessEngine {
         self.blocking(move |engine| engine.status(&group, &unit))
     }
 
+    fn stats<'a>(&'a self, group: &'a Name, unit: &'a Name) -> Pending<'a, UnitStats> {
+        let (group, unit) = (group.clone(), unit.clone());
+        self.blocking(move |engine| engine.stats(&group, &unit))
+    }
+
     fn list<'a>(&'a self, labels: &'a BTreeMap<String, String>) -> Pending<'a, Vec<GroupStatus>> {
         let labels = labels.clone();
         self.blocking(move |engine| engine.list(&labels))
@@ -274,7 +277,7 @@ impl Runtime for ProcessEngine {
 }
 
 /// The time, in milliseconds since 1970 (UTC).
-fn now_millis() -> u64 {
+pub(crate) fn now_millis() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
 }

@@ -9,7 +9,8 @@ use futures_util::Stream;
 use mesh_netfilter::Policy;
 
 use crate::{
-    Exit, Group, GroupSpec, GroupStatus, Name, NetworkSpec, RuntimeError, UnitSpec, UnitStatus,
+    Exit, Group, GroupSpec, GroupStatus, Name, NetworkSpec, RuntimeError, UnitSpec, UnitStats,
+    UnitStatus,
 };
 
 /// An answer that is on its way; boxed, so that a caller can choose the runtime at run time.
@@ -33,7 +34,10 @@ pub trait Runtime: fmt::Debug + Send + Sync {
     /// Removes a network that no group is attached to.
     fn remove_network<'a>(&'a self, name: &'a Name) -> Pending<'a, Removal>;
 
-    /// Makes a group: its namespace with addresses of both families, and nothing running in it.
+    /// Makes a group: its namespace with addresses of both families, and none of its units in it.
+    ///
+    /// Repeated for a group whose namespace is gone, it makes that again, where the runtime keeps
+    /// such groups. What was set in the namespace is gone then: set the redirect rules again.
     fn create_group<'a>(&'a self, spec: &'a GroupSpec) -> Pending<'a, (Creation, Group)>;
 
     /// A group as it is.
@@ -75,6 +79,9 @@ pub trait Runtime: fmt::Debug + Send + Sync {
 
     /// A unit as it is.
     fn status<'a>(&'a self, group: &'a Name, unit: &'a Name) -> Pending<'a, UnitStatus>;
+
+    /// What a running unit uses of the machine.
+    fn stats<'a>(&'a self, group: &'a Name, unit: &'a Name) -> Pending<'a, UnitStats>;
 
     /// All groups that carry these labels, by name.
     fn list<'a>(&'a self, labels: &'a BTreeMap<String, String>) -> Pending<'a, Vec<GroupStatus>>;

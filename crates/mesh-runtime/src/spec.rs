@@ -31,6 +31,7 @@ pub struct NetworkSpec {
 /// Units that share one network namespace, its addresses and its redirect rules.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct GroupSpec {
     /// Its name.
     pub name: Name,
@@ -42,6 +43,41 @@ pub struct GroupSpec {
     /// Labels, by which callers find it again.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// The IPv4 address that it must have, and the IPv6 address of the same host number; chosen by
+    /// its name when absent.
+    #[serde(default)]
+    pub address: Option<Ipv4Addr>,
+    /// Further names by which others on its network find it, where the runtime answers names.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// Ports at which others than its network reach it, where the runtime forwards them.
+    #[serde(default)]
+    pub ports: Vec<PublishedPort>,
+}
+
+/// A port of a group that can be reached at the host.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishedPort {
+    /// The address of the host; all of them when absent.
+    #[serde(default)]
+    pub address: Option<IpAddr>,
+    /// The port of the host.
+    pub host: u16,
+    /// The port of the group.
+    pub group: u16,
+    /// How it is spoken to.
+    pub protocol: Protocol,
+}
+
+/// What a published port carries.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
 }
 
 /// Where a group is attached.
@@ -80,7 +116,11 @@ pub struct Dns {
 pub struct UnitSpec {
     /// Its name, unique in its group.
     pub name: Name,
-    /// The program (a path, or a name that is looked up in PATH) and its arguments.
+    /// The image that it runs in, where the runtime has images.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// The program (a path, or a name that is looked up in PATH) and its arguments. With an image
+    /// it may be empty: then it is what the image says.
     pub command: Vec<String>,
     /// The whole environment; PATH gets a default when it is not in here.
     pub environment: BTreeMap<String, String>,
@@ -224,6 +264,14 @@ impl NetworkSpec {
         self.addresses(1)
     }
 
+    /// The host number of an address of the IPv4 subnet that a group can have: not the network's
+    /// own, not the gateway's, not the broadcast address.
+    pub(crate) fn host_number(&self, address: Ipv4Addr) -> Option<u32> {
+        let number = u32::from(address).checked_sub(u32::from(self.v4.network()))?;
+        let usable = self.v4.contains(&address) && address != self.v4.broadcast();
+        (usable && number > 1).then_some(number)
+    }
+
     /// The addresses of one host number of the subnets.
     pub(crate) fn addresses(&self, host: u32) -> (Ipv4Addr, Ipv6Addr) {
         let v4 = u32::from(self.v4.network()).saturating_add(host);
@@ -266,6 +314,23 @@ impl NetworkSpec {
     }
 }
 
+// === impl GroupSpec ===
+
+impl GroupSpec {
+    /// A group of which nothing more is asked.
+    pub fn new(name: Name, attachment: Attachment) -> Self {
+        Self {
+            name,
+            attachment,
+            dns: None,
+            labels: BTreeMap::new(),
+            address: None,
+            aliases: Vec::new(),
+            ports: Vec::new(),
+        }
+    }
+}
+
 // === impl UnitSpec ===
 
 impl UnitSpec {
@@ -273,6 +338,7 @@ impl UnitSpec {
     pub fn new(name: Name, command: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
             name,
+            image: None,
             command: command.into_iter().map(Into::into).collect(),
             environment: BTreeMap::new(),
             uid: 0,
@@ -291,7 +357,9 @@ impl UnitSpec {
     /// Everything that is wrong with it, seen alone.
     pub fn check(&self) -> Problems {
         let mut problems = Problems::default();
-        check_command("command", &self.command, &mut problems);
+        if self.image.is_none() || !self.command.is_empty() {
+            check_command("command", &self.command, &mut problems);
+        }
         for (name, value) in &self.environment {
             if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
                 problems.push(Problem::new(

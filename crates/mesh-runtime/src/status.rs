@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -100,6 +101,18 @@ pub enum UnitState {
         /// The processes that it left behind; the next start ends them.
         left_behind: Vec<u32>,
     },
+}
+
+/// What a unit uses of the machine.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct UnitStats {
+    /// Time on processors since its processes started.
+    pub cpu: Duration,
+    /// Memory that it holds now, in bytes.
+    pub memory_bytes: u64,
+    /// How many processes it has.
+    pub processes: u64,
 }
 
 /// How a command ended.

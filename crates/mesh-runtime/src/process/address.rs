@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use ipnet::IpNet;
+use mesh_model::Problem;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::link::{Mac, Occupied};
-use crate::{Name, NetworkSpec};
+use crate::{GroupSpec, Name, NetworkSpec, RuntimeError};
 
 /// Who an engine is: a mark in the names of what it makes, so that two engines on one machine
 /// never touch each other's. It is the identity of its root directory.
@@ -50,12 +51,39 @@ impl EngineId {
     }
 }
 
-/// The host number of a group: where its name points to, or the next free one.
-pub(super) fn host_number(
+/// The host number of a group: that of the address which it must have, else one by its name.
+pub(crate) fn choose(
     network: &NetworkSpec,
-    group: &Name,
+    group: &GroupSpec,
     taken: &BTreeSet<u32>,
-) -> Option<u32> {
+) -> Result<u32, RuntimeError> {
+    let Some(address) = group.address else {
+        return host_number(network, &group.name, taken).ok_or_else(|| RuntimeError::NoAddress {
+            network: network.name.clone(),
+        });
+    };
+    let number = network.host_number(address).ok_or_else(|| {
+        let expected = format!(
+            "an address of a host in `{}`, not the gateway's",
+            network.v4
+        );
+        RuntimeError::Invalid {
+            subject: format!("group `{}`", group.name),
+            problems: Problem::new("address", address.to_string(), expected).into(),
+        }
+    })?;
+    if taken.contains(&number) {
+        return Err(RuntimeError::InUse {
+            kind: "address",
+            name: address.to_string(),
+            by: "another group".to_owned(),
+        });
+    }
+    Ok(number)
+}
+
+/// The host number of a group: where its name points to, or the next free one.
+fn host_number(network: &NetworkSpec, group: &Name, taken: &BTreeSet<u32>) -> Option<u32> {
     let all = 1_u64 << (32 - u32::from(network.v4.prefix_len()));
     // Not the network's own address, not the gateway, not the broadcast address.
     let usable = all - 3;

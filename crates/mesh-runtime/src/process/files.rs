@@ -20,7 +20,7 @@ use crate::{Capability, DirectorySpec, FileSpec, RuntimeError, UnitSpec};
 
 /// The directory of a group's files, held open.
 #[derive(Debug)]
-pub(super) struct Home<'a> {
+pub(crate) struct Home<'a> {
     path: &'a Path,
     directory: OwnedFd,
 }
@@ -28,14 +28,14 @@ pub(super) struct Home<'a> {
 // === impl Home ===
 
 impl<'a> Home<'a> {
-    pub(super) fn open(path: &'a Path) -> Result<Self, RuntimeError> {
+    pub(crate) fn open(path: &'a Path) -> Result<Self, RuntimeError> {
         let directory = openat(CWD, path, DIRECTORY, Mode::empty())
             .map_err(|error| RuntimeError::system(format!("open `{}`", path.display()), error))?;
         Ok(Self { path, directory })
     }
 
     /// Makes a directory, or gives one that is there its mode and owner.
-    pub(super) fn make_directory(&self, spec: &DirectorySpec) -> Result<(), RuntimeError> {
+    pub(crate) fn make_directory(&self, spec: &DirectorySpec) -> Result<(), RuntimeError> {
         let below = self.below(&spec.path)?;
         self.pass_through(below)
             .and_then(|directory| settle(&directory, spec.mode, spec.uid, spec.gid))
@@ -43,7 +43,7 @@ impl<'a> Home<'a> {
     }
 
     /// Writes a file beside its place and moves it there, with mode and owner from the beginning.
-    pub(super) fn write(&self, spec: &FileSpec) -> Result<(), RuntimeError> {
+    pub(crate) fn write(&self, spec: &FileSpec) -> Result<(), RuntimeError> {
         let below = self.below(&spec.path)?;
         let failed = |error: io::Error| {
             RuntimeError::system(format!("write `{}`", spec.path.display()), error)

@@ -32,6 +32,7 @@ impl ProcessEngine {
 
 impl Engine {
     pub(super) fn create_group(&self, spec: &GroupSpec) -> Result<(Creation, Group), RuntimeError> {
+        refuse_foreign(spec)?;
         let _lock = self.layout.lock()?;
         let found = self.group_record(&spec.name)?;
         if found.as_ref().is_some_and(|found| found.spec != *spec) {
@@ -208,10 +209,7 @@ impl Engine {
                 taken.extend(other.host_number);
             }
         }
-        let number = address::host_number(network, &spec.name, &taken);
-        let number = number.ok_or_else(|| RuntimeError::NoAddress {
-            network: network.name.clone(),
-        })?;
+        let number = address::choose(network, spec, &taken)?;
         let (v4, v6) = network.addresses(number);
         record.host_number = Some(number);
         record.addresses = Some(Addresses {
@@ -266,6 +264,21 @@ impl Engine {
             spec: record.spec,
         }
     }
+}
+
+/// Refuses what only a daemon with a resolver and a forwarder can do.
+fn refuse_foreign(spec: &GroupSpec) -> Result<(), RuntimeError> {
+    let what = if !spec.ports.is_empty() {
+        "published ports: it forwards nothing"
+    } else if !spec.aliases.is_empty() {
+        "aliases: nothing answers names on its networks"
+    } else {
+        return Ok(());
+    };
+    Err(RuntimeError::Unsupported {
+        engine: "process",
+        what: what.to_owned(),
+    })
 }
 
 /// Settings of a new namespace, before anything is in it.

@@ -127,7 +127,7 @@ fn refuse_clash(spec: &NetworkSpec) -> Result<(), RuntimeError> {
 }
 
 /// Removes a file that may be gone already.
-pub(super) fn remove_file(path: &std::path::Path) -> Result<(), RuntimeError> {
+pub(crate) fn remove_file(path: &std::path::Path) -> Result<(), RuntimeError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             let action = format!("remove `{}`", path.display());

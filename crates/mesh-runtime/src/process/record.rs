@@ -211,7 +211,7 @@ pub(crate) fn write<T: Serialize>(path: &Path, record: &T) -> Result<(), Runtime
 }
 
 /// Writes a file beside its place and moves it there, with its mode from the beginning.
-pub(super) fn write_file(path: &Path, contents: &[u8], mode: u32) -> Result<(), RuntimeError> {
+pub(crate) fn write_file(path: &Path, contents: &[u8], mode: u32) -> Result<(), RuntimeError> {
     let failed =
         |error: io::Error| RuntimeError::system(format!("write `{}`", path.display()), error);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -234,7 +234,7 @@ pub(super) fn write_file(path: &Path, contents: &[u8], mode: u32) -> Result<(), 
 }
 
 /// Makes a directory that users may pass through but not list.
-pub(super) fn make_directory(path: &Path) -> Result<(), RuntimeError> {
+pub(crate) fn make_directory(path: &Path) -> Result<(), RuntimeError> {
     let failed =
         |error: io::Error| RuntimeError::system(format!("make `{}`", path.display()), error);
     fs::create_dir_all(path).map_err(failed)?;

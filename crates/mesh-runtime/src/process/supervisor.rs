@@ -6,7 +6,7 @@
 
 mod children;
 pub(super) mod log;
-mod readiness;
+pub(crate) mod readiness;
 mod restart;
 
 use std::fs::{File, OpenOptions};

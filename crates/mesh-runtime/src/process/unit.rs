@@ -15,10 +15,10 @@ use tokio::time::timeout;
 use super::files::{self, Home};
 use super::record::{self, StatusRecord, UnitRecord};
 use super::watch::ProcessWatch;
-use super::{Engine, ProcessEngine, cgroup, launch, mountns, netns, supervisor};
+use super::{Engine, ProcessEngine, cgroup, launch, mountns, netns, supervisor, usage};
 use crate::{
     Creation, ExecOutput, Exit, Name, Removal, RuntimeError, Start, Stop, UnitSpec, UnitState,
-    UnitStatus,
+    UnitStats, UnitStatus,
 };
 
 // === impl ProcessEngine ===
@@ -138,6 +138,12 @@ impl Engine {
                 subject: format!("unit `{}`", spec.name),
                 problems,
             })?;
+        if spec.image.is_some() {
+            return Err(RuntimeError::Unsupported {
+                engine: "process",
+                what: format!("images, and unit `{}` names one", spec.name),
+            });
+        }
         let _lock = self.layout.lock()?;
         let owner = self.group(group)?;
         let directory = self.layout.unit(group, &spec.name);
@@ -274,6 +280,24 @@ impl Engine {
         })
     }
 
+    pub(super) fn stats(&self, group: &Name, unit: &Name) -> Result<UnitStats, RuntimeError> {
+        let record = self.unit_record(group, unit)?;
+        let status = self.status(group, unit)?;
+        let UnitState::Running { pid } = status.state else {
+            return Err(RuntimeError::Ended {
+                group: group.clone(),
+                unit: unit.clone(),
+                state: status.state,
+            });
+        };
+        let failed = |error| RuntimeError::system(format!("measure unit `{unit}`"), error);
+        let processes = match &record.cgroup {
+            Some(cgroup) => cgroup::processes(cgroup).map_err(failed)?,
+            None => vec![pid],
+        };
+        usage::of(&processes).map_err(failed)
+    }
+
     /// Makes the cgroup and writes the orders, unless the unit is taken care of already.
     fn prepare_start(&self, group: &Name, unit: &Name) -> Result<bool, RuntimeError> {
         let _lock = self.layout.lock()?;
@@ -328,7 +352,7 @@ impl Engine {
 }
 
 /// Equal but for the contents of files, which are not recorded.
-fn same(recorded: &UnitSpec, asked: &UnitSpec) -> bool {
+pub(crate) fn same(recorded: &UnitSpec, asked: &UnitSpec) -> bool {
     let mut asked = asked.clone();
     for file in &mut asked.files {
         file.contents.0.clear();

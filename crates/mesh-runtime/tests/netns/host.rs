@@ -207,19 +207,11 @@ pub(crate) fn unit(unit: &str, command: &[impl AsRef<str>]) -> UnitSpec {
 }
 
 pub(crate) fn group_spec(group: &str) -> GroupSpec {
-    GroupSpec {
-        attachment: Attachment::Network(name("mesh")),
-        ..group_spec_on_host(group)
-    }
+    GroupSpec::new(name(group), Attachment::Network(name("mesh")))
 }
 
 pub(crate) fn group_spec_on_host(group: &str) -> GroupSpec {
-    GroupSpec {
-        name: name(group),
-        attachment: Attachment::Host,
-        dns: None,
-        labels: [].into(),
-    }
+    GroupSpec::new(name(group), Attachment::Host)
 }
 
 /// A command that answers `here` to whoever connects.

@@ -68,12 +68,9 @@ const ROLES: [Role; 4] = [
 impl Plan {
     /// The group that the units are in: on the host itself, where workloads reach it.
     pub(super) fn group() -> Result<GroupSpec, Failure> {
-        Ok(GroupSpec {
-            name: name(CONTROL_PLANE)?,
-            attachment: Attachment::Host,
-            dns: None,
-            labels: [("mesh.role".to_owned(), CONTROL_PLANE.to_owned())].into(),
-        })
+        let mut group = GroupSpec::new(name(CONTROL_PLANE)?, Attachment::Host);
+        group.labels = [("mesh.role".to_owned(), CONTROL_PLANE.to_owned())].into();
+        Ok(group)
     }
 
     /// The units, in the order of starting.

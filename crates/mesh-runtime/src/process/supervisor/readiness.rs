@@ -49,16 +49,19 @@ pub(super) async fn ask(
 /// The status of a `GET` on loopback, as far as its first line tells it.
 async fn http(port: u16, path: &str) -> io::Result<u16> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
-    let request =
-        format!("GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
+    stream.write_all(request(port, path).as_bytes()).await?;
     let mut start = [0; 12];
     stream.read_exact(&mut start).await?;
     status(&start).ok_or_else(|| io::Error::other("the answer is not HTTP/1"))
 }
 
+/// The whole of a `GET`.
+pub(crate) fn request(port: u16, path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n")
+}
+
 /// The status in `HTTP/1.1 200`. Source: RFC 9112, section 4.
-fn status(start: &[u8]) -> Option<u16> {
+pub(crate) fn status(start: &[u8]) -> Option<u16> {
     let text = std::str::from_utf8(start).ok()?;
     let (version, status) = text.split_once(' ')?;
     let known = matches!(version, "HTTP/1.1" | "HTTP/1.0");
