@@ -4,9 +4,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+#[path = "conformance/lib.rs"]
+mod conformance;
 #[path = "netns/host.rs"]
 mod host;
 
+#[path = "netns/conformance.rs"]
+mod conforms;
 #[path = "netns/enrolment.rs"]
 mod enrolment;
 #[path = "netns/life.rs"]

@@ -144,6 +144,20 @@ impl Host {
         String::from_utf8(pieces.concat()).unwrap()
     }
 
+    /// The processes whose command line has this in it.
+    pub(crate) fn processes(&self, part: &str) -> BTreeSet<String> {
+        let entries = fs::read_dir("/proc").unwrap().map(Result::unwrap);
+        let mut found = BTreeSet::new();
+        for path in entries.map(|entry| entry.path()) {
+            let line = fs::read(path.join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            if line.contains(part) {
+                found.insert(format!("process {} {line}", path.display()));
+            }
+        }
+        found
+    }
+
     /// Everything of this host that an engine may leave something in.
     pub(crate) fn look(&self, engine: &ProcessEngine) -> BTreeSet<String> {
         let mut things: BTreeSet<String> = links()
@@ -157,14 +171,7 @@ impl Host {
         let points = points.filter(|point| point.starts_with(&own));
         things.extend(points.map(|point| format!("mount {point}")));
         things.extend(cgroups(engine));
-        for entry in fs::read_dir("/proc").unwrap() {
-            let path = entry.unwrap().path();
-            let line = fs::read(path.join("cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            if line.contains(&format!("{own}/engine")) {
-                things.insert(format!("process {line}"));
-            }
-        }
+        things.extend(self.processes(&format!("{own}/engine")));
         let namespaces = self.path("engine/netns");
         if let Ok(entries) = fs::read_dir(namespaces) {
             things.extend(

@@ -1,0 +1,27 @@
+//! The Docker engine on a real daemon: one for each test, in a network and a mount namespace and
+//! below a directory of its own. Needs root and `dockerd`.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+#[path = "conformance/lib.rs"]
+mod conformance;
+#[path = "docker/host.rs"]
+mod host;
+
+#[path = "docker/daemon.rs"]
+mod daemon;
+#[path = "docker/image.rs"]
+mod image;
+#[path = "docker/redirect.rs"]
+mod redirect;
+#[path = "docker/unit.rs"]
+mod unit;
+
+mod conforms {
+    //! The conformance suite on the Docker engine.
+
+    use crate::conformance::suite::conformance;
+    use crate::host::on_a_bed;
+
+    conformance!(on_a_bed);
+}
