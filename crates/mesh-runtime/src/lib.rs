@@ -1,7 +1,8 @@
-//! Container runtime control: one trait, a process engine on network namespaces, sidecar injection.
+//! Container runtime control: one trait, engines for processes and for Docker, sidecar injection.
 //!
 //! ```text
 //! Runtime ◄── ProcessEngine: groups are network namespaces, units are supervised processes
+//!    ▲    ◄── DockerEngine (feature `docker`): groups are pause containers, units containers
 //!    ▲
 //! enrol ◄── InjectedGroup ◄── inject(Application, MeshFacts), a pure function
 //! ```

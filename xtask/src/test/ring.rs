@@ -100,7 +100,12 @@ pub(crate) const RINGS: &[Ring] = &[
     Ring {
         name: "docker",
         target: Some("docker"),
-        needs: &[Need::Root],
+        needs: &[
+            Need::Root,
+            Need::Program("dockerd"),
+            Need::Program("docker"),
+            Need::Program("nft"),
+        ],
     },
     Ring {
         name: "nomad",

@@ -144,8 +144,6 @@ impl UnitPlan<'_> {
         let host = HostConfig {
             network_mode: Some(network),
             restart_policy: Some(restart(spec.restart)),
-            // Passes TERM on to commands that expect another to be process 1, and reaps orphans.
-            init: Some(true),
             cap_add: Some(spec.capabilities.iter().map(ToString::to_string).collect()),
             binds: self
                 .directory

@@ -179,7 +179,13 @@ impl Engine {
         }
         self.notes
             .write(group, About::Stopped(unit), container.started())?;
-        let seconds = plan::grace_seconds(&container.spec);
+        // Process 1 of a namespace gets no signal that it does not catch, so TERM would be waited
+        // for in vain; to a command that does not catch it, KILL makes no difference.
+        let seconds = if self.catches_term(&container).await {
+            plan::grace_seconds(&container.spec)
+        } else {
+            0
+        };
         let options = StopContainerOptions {
             t: Some(i32::try_from(seconds).unwrap_or(i32::MAX)),
             ..StopContainerOptions::default()
@@ -197,6 +203,17 @@ impl Engine {
                 .write(group, About::Stopped(unit), after.started())?;
         }
         Ok(Stop::Stopped)
+    }
+
+    async fn catches_term(&self, container: &Container) -> bool {
+        let Some(pid) = container.state.pid.filter(|pid| *pid > 0) else {
+            return false;
+        };
+        let read = tokio::fs::read_to_string(format!("/proc/{pid}/status")).await;
+        // When in doubt it is given its time.
+        read.ok()
+            .and_then(|status| catches(&status, rustix::process::Signal::TERM.as_raw()))
+            .unwrap_or(true)
     }
 
     pub(super) async fn remove_unit(
@@ -348,5 +365,28 @@ impl Engine {
             },
             Err(error) => error,
         }
+    }
+}
+
+/// Whether a process has a handler for a signal: a bit of `SigCgt`. Source: `proc_pid_status(5)`.
+fn catches(status: &str, signal: i32) -> Option<bool> {
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigCgt:"))?;
+    let mask = u64::from_str_radix(mask.trim(), 16).ok()?;
+    let bit = u32::try_from(signal).ok()?.checked_sub(1)?;
+    Some(mask.checked_shr(bit)? & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_count_from_one() {
+        let status = "Name:\tweb\nSigCgt:\t0000000000004000\n";
+        assert_eq!(catches(status, 15), Some(true));
+        assert_eq!(catches(status, 14), Some(false));
+        assert_eq!(catches("Name:\tweb\n", 15), None);
     }
 }

@@ -32,6 +32,7 @@ impl ProcessEngine {
         if active {
             return Ok(Start::AlreadyRunning);
         }
+        self.outlast_supervisor(group, unit).await?;
         let said = self.spawn_supervisor(group, unit).await?;
         match said.trim_end() {
             supervisor::STARTED => Ok(Start::Started),
@@ -47,6 +48,22 @@ impl ProcessEngine {
                 },
             }),
         }
+    }
+
+    /// A supervisor that has said its last word holds the unit until it is gone, a moment later.
+    async fn outlast_supervisor(&self, group: &Name, unit: &Name) -> Result<(), RuntimeError> {
+        let Some(status) = self.engine.status_record(group, unit)? else {
+            return Ok(());
+        };
+        let failed = |error: io::Error| RuntimeError::system(format!("start unit `{unit}`"), error);
+        if !status.state.is_active() && status.supervisor.is_alive() {
+            let watch = ProcessWatch::new(&status.supervisor).map_err(failed)?;
+            let ended = timeout(SUPERVISOR_GRACE, watch.ended()).await;
+            ended
+                .map_err(|_elapsed| failed(io::ErrorKind::TimedOut.into()))?
+                .map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// Starts a supervisor and returns the first line that it says.

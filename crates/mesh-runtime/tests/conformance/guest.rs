@@ -42,7 +42,8 @@ fn main() -> ExitCode {
         }
         // A child that is an orphan at once, in a session of its own.
         ["orphan"] => {
-            Command::new("/proc/self/exe").arg("sleep").spawn().unwrap();
+            let program = std::env::current_exe().unwrap();
+            Command::new(program).arg("sleep").spawn().unwrap();
             sleep();
         }
         ["lines", count] => {

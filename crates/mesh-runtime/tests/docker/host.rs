@@ -281,7 +281,7 @@ impl Bed for DockerBed {
         for (key, value) in labels {
             arguments.extend(["--label".to_owned(), format!("{key}={value}")]);
         }
-        arguments.push("mesh-pause:mesh".to_owned());
+        arguments.extend(["mesh-pause:mesh".to_owned(), "/pause".to_owned()]);
         let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
         self.docker(&arguments);
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
-use mesh_runtime::{Runtime as _, RuntimeError};
+use mesh_runtime::{Capability, Runtime as _, RuntimeError};
 
 use crate::conformance::bed::{Bed as _, name, said, settle};
 use crate::host::{on_a_bed, on_a_daemon};
@@ -64,7 +64,9 @@ fn a_root_file_system_becomes_an_image_as_it_is() {
             .unwrap();
         assert!(!steps.is_empty());
         let web = settle(&engine, "shop.web").await;
-        let text = said(&engine, &web, &bed.unit("cat", &["cat", "/link"])).await;
+        let mut unit = bed.unit("cat", &["cat", "/link"]);
+        unit.capabilities = [Capability::DacOverride].into();
+        let text = said(&engine, &web, &unit).await;
         assert_eq!(text, "640 1337:1338 value\n");
         engine.remove_all().await.unwrap();
         assert_eq!(bed.docker(&["images", "--all", "--quiet"]), "");

@@ -3,11 +3,9 @@
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
-use mesh_runtime::{
-    Contents, FileSpec, NetworkSpec, Protocol, PublishedPort, Runtime as _, RuntimeError,
-};
+use mesh_runtime::{Contents, FileSpec, NetworkSpec, Protocol, PublishedPort, RuntimeError, Stop};
 
-use crate::conformance::bed::{Bed as _, eventually, group, name, run, said, settle};
+use crate::conformance::bed::{Bed as _, SOON, eventually, group, name, run, said, settle};
 use crate::host::{IMAGE, on_a_bed};
 
 fn published(host: u16) -> PublishedPort {
@@ -147,7 +145,7 @@ fn a_group_starts_about_as_fast_as_its_containers_by_hand() {
             bed.docker(&[&network, [IMAGE, "/guest", "sleep"].as_slice()].concat());
             let joined = format!("container:{by_hand}");
             for _ in 0..2 {
-                let join = ["run", "--detach", "--init", "--network", &joined];
+                let join = ["run", "--detach", "--network", &joined];
                 bed.docker(&[&join, [IMAGE, "/guest", "sleep"].as_slice()].concat());
             }
             let theirs = began.elapsed();
@@ -167,5 +165,18 @@ fn a_group_starts_about_as_fast_as_its_containers_by_hand() {
         eprintln!("pause and 2 units: {ours:?}; 3 times docker run: {theirs:?}");
         // The promise is 1.2 times, and its measure is `cargo xtask bench runtime`.
         assert!(ours < theirs * 3 / 2, "{rounds:?}");
+    });
+}
+
+#[test]
+fn a_command_that_does_not_catch_term_is_not_waited_for() {
+    on_a_bed(async |bed| {
+        let engine = bed.engine().await;
+        let web = settle(&*engine, "shop.web").await;
+        let mut unit = bed.unit("app", &["sleep"]);
+        unit.stop_grace = std::time::Duration::from_secs(1000);
+        run(&*engine, &web, &unit).await;
+        let stopped = tokio::time::timeout(SOON, engine.stop_unit(&web, &unit.name)).await;
+        assert_eq!(stopped.unwrap().unwrap(), Stop::Stopped);
     });
 }
