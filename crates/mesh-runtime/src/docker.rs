@@ -11,6 +11,7 @@
 
 mod adopt;
 mod daemon;
+mod events;
 mod files;
 mod group;
 mod image;
@@ -39,9 +40,9 @@ use self::notes::Notes;
 use crate::process::record;
 use crate::redirect::Policy;
 use crate::{
-    Adoption, Creation, ExecOutput, Group, GroupSpec, GroupStatus, LogOptions, LogStream, Name,
-    NetworkSpec, Pending, Removal, Runtime, RuntimeError, Start, Stop, UnitSpec, UnitStats,
-    UnitStatus,
+    Adoption, Creation, EventStream, ExecOutput, Group, GroupSpec, GroupStatus, LogOptions,
+    LogStream, Name, NetworkSpec, Pending, Removal, Runtime, RuntimeError, Start, Stop, UnitSpec,
+    UnitStats, UnitStatus,
 };
 
 /// How a Docker engine is opened.
@@ -287,6 +288,10 @@ impl Runtime for DockerEngine {
         options: LogOptions,
     ) -> Pending<'a, LogStream> {
         Box::pin(self.engine.logs(group, unit, options))
+    }
+
+    fn events(&self) -> Pending<'_, EventStream> {
+        Box::pin(events::follow(&self.engine))
     }
 
     fn adopt(&self) -> Pending<'_, Adoption> {

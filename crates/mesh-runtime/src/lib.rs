@@ -35,7 +35,8 @@ pub use name::Name;
 pub use order::{order, start_group};
 pub use process::{ProcessEngine, supervisor};
 pub use runtime::{
-    Adoption, Creation, ExecOutput, LogOptions, LogStream, Pending, Removal, Runtime, Start, Stop,
+    Adoption, Creation, Event, EventStream, ExecOutput, LogOptions, LogStream, Pending, Removal,
+    Runtime, Start, Stop,
 };
 pub use spec::{
     Attachment, Check, Condition, Contents, Dependency, DirectorySpec, Dns, FileSpec, GroupSpec,

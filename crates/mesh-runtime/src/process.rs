@@ -9,6 +9,7 @@
 pub(crate) mod address;
 mod adopt;
 pub(crate) mod cgroup;
+mod events;
 mod family;
 pub(crate) mod files;
 mod group;
@@ -38,9 +39,9 @@ use self::address::EngineId;
 use self::record::Layout;
 use crate::redirect::Policy;
 use crate::{
-    Adoption, Creation, ExecOutput, Group, GroupSpec, GroupStatus, LogOptions, LogStream, Name,
-    NetworkSpec, Pending, Removal, Runtime, RuntimeError, Start, Stop, UnitSpec, UnitStats,
-    UnitStatus,
+    Adoption, Creation, EventStream, ExecOutput, Group, GroupSpec, GroupStatus, LogOptions,
+    LogStream, Name, NetworkSpec, Pending, Removal, Runtime, RuntimeError, Start, Stop, UnitSpec,
+    UnitStats, UnitStatus,
 };
 
 /// Runs groups in network namespaces and units as supervised processes.
@@ -265,6 +266,10 @@ impl Runtime for ProcessEngine {
                 .await
                 .and_then(|(group, unit)| logs::stream(&engine, &group, &unit, options))
         })
+    }
+
+    fn events(&self) -> Pending<'_, EventStream> {
+        Box::pin(async { self.follow() })
     }
 
     fn adopt(&self) -> Pending<'_, Adoption> {

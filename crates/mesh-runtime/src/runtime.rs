@@ -9,8 +9,8 @@ use futures_util::Stream;
 use mesh_netfilter::Policy;
 
 use crate::{
-    Exit, Group, GroupSpec, GroupStatus, Name, NetworkSpec, RuntimeError, UnitSpec, UnitStats,
-    UnitStatus,
+    Exit, Group, GroupSpec, GroupStatus, Name, NetworkSpec, RuntimeError, UnitSpec, UnitState,
+    UnitStats, UnitStatus,
 };
 
 /// An answer that is on its way; boxed, so that a caller can choose the runtime at run time.
@@ -18,6 +18,9 @@ pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, RuntimeError>> +
 
 /// Bytes of a log, in pieces of no meaning.
 pub type LogStream = Pin<Box<dyn Stream<Item = Result<Vec<u8>, RuntimeError>> + Send>>;
+
+/// What happens to units, one after the other.
+pub type EventStream = Pin<Box<dyn Stream<Item = Result<Event, RuntimeError>> + Send>>;
 
 /// Networks, groups that share a network namespace, and units in them.
 ///
@@ -102,6 +105,10 @@ pub trait Runtime: fmt::Debug + Send + Sync {
         options: LogOptions,
     ) -> Pending<'a, LogStream>;
 
+    /// What happens to units from now on. What happens twice while nobody takes it may be told
+    /// once. Dropping the stream ends it.
+    fn events(&self) -> Pending<'_, EventStream>;
+
     /// Takes over what an earlier process left: finds what runs, removes what is half made.
     fn adopt(&self) -> Pending<'_, Adoption>;
 
@@ -143,6 +150,18 @@ pub enum Removal {
     Removed,
     /// It was not there.
     Absent,
+}
+
+/// A change of a unit.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Event {
+    /// Its group.
+    pub group: Name,
+    /// Its name.
+    pub unit: Name,
+    /// What it does since then; nothing once it is removed.
+    pub state: Option<UnitState>,
 }
 
 /// What a command wrote, and how it ended.

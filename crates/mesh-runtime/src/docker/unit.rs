@@ -295,15 +295,7 @@ impl Engine {
     ) -> Result<UnitStatus, RuntimeError> {
         let unit = &container.spec.name;
         let run = container.started();
-        let stopped = self.notes.read(group, About::Stopped(unit), run)?;
-        let state = state::of(
-            &container.state,
-            Context {
-                stopped: stopped.is_some(),
-                namespace_since: owner.and_then(|owner| owner.since),
-                restart: container.spec.restart,
-            },
-        );
+        let state = self.state_of(group, container, owner)?;
         let ready = match (&state, owner) {
             (UnitState::Running { .. }, Some(owner)) => self.is_ready(container, owner).await,
             _ => false,
@@ -321,6 +313,29 @@ impl Engine {
             started_at_millis: run,
             ready_at_millis: ready_at,
         })
+    }
+
+    /// The state of a unit, which is asked nothing.
+    pub(super) async fn state(&self, group: &Name, unit: &Name) -> Result<UnitState, RuntimeError> {
+        let container = self.container_of(group, unit).await?;
+        let owner = self.find_group(group).await?;
+        self.state_of(group, &container, owner.as_ref())
+    }
+
+    fn state_of(
+        &self,
+        group: &Name,
+        container: &Container,
+        owner: Option<&Owner>,
+    ) -> Result<UnitState, RuntimeError> {
+        let about = About::Stopped(&container.spec.name);
+        let stopped = self.notes.read(group, about, container.started())?;
+        let context = Context {
+            stopped: stopped.is_some(),
+            namespace_since: owner.and_then(|owner| owner.since),
+            restart: container.spec.restart,
+        };
+        Ok(state::of(&container.state, context))
     }
 
     pub(super) async fn stats(&self, group: &Name, unit: &Name) -> Result<UnitStats, RuntimeError> {

@@ -37,12 +37,32 @@ impl DirectoryWatch {
         Self::new(directory, flags | inotify::WatchFlags::MOVED_TO)
     }
 
-    fn new(directory: &Path, flags: inotify::WatchFlags) -> io::Result<Self> {
+    /// Tells of nothing, until directories are added.
+    pub(super) fn of_none() -> io::Result<Self> {
         let events = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
-        inotify::add_watch(&events, directory, flags | inotify::WatchFlags::DELETE_SELF)?;
         Ok(Self {
             events: register(events)?,
         })
+    }
+
+    /// Tells of what is made, moved in and removed in one more directory, too. Adding it again
+    /// changes nothing; one that is not there is left out, and its parent tells when it comes.
+    pub(super) fn add(&self, directory: &Path) -> io::Result<()> {
+        let flags = inotify::WatchFlags::MOVED_TO
+            | inotify::WatchFlags::CREATE
+            | inotify::WatchFlags::DELETE
+            | inotify::WatchFlags::DELETE_SELF;
+        match inotify::add_watch(self.events.get_ref(), directory, flags) {
+            Ok(_) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn new(directory: &Path, flags: inotify::WatchFlags) -> io::Result<Self> {
+        let watch = Self::of_none()?;
+        let flags = flags | inotify::WatchFlags::DELETE_SELF;
+        inotify::add_watch(watch.events.get_ref(), directory, flags)?;
+        Ok(watch)
     }
 
     /// Returns when something changed since the last call.

@@ -41,6 +41,7 @@ macro_rules! conformance {
             commands_beside_a_unit_tell_their_output_and_their_code,
             what_a_unit_uses_is_told_while_it_runs,
             stopping_ends_orphans_too,
+            what_happens_to_units_is_told,
             groups_have_the_address_that_was_asked_for_or_none,
             two_groups_reach_each_other_on_both_families,
             a_later_process_adopts_what_runs_and_removes_what_is_half_made,
@@ -394,6 +395,34 @@ pub(crate) async fn what_a_unit_uses_is_told_while_it_runs(bed: &impl Bed) {
     engine.stop_unit(&web, &unit.name).await.unwrap();
     let error = engine.stats(&web, &unit.name).await.unwrap_err();
     assert!(matches!(error, RuntimeError::Ended { .. }), "{error:?}");
+}
+
+pub(crate) async fn what_happens_to_units_is_told(bed: &impl Bed) {
+    let engine = bed.engine().await;
+    let web = settle(&*engine, "shop.web").await;
+    let unit = bed.unit("app", &["sleep"]);
+    let mut events = engine.events().await.unwrap();
+    run(&*engine, &web, &unit).await;
+    let mut next = async |wanted: fn(Option<&UnitState>) -> bool| {
+        let seen = async {
+            loop {
+                let event = events.next().await.unwrap().unwrap();
+                assert_eq!(
+                    (event.group.as_str(), event.unit.as_str()),
+                    ("shop.web", "app")
+                );
+                if wanted(event.state.as_ref()) {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(SOON, seen).await.unwrap();
+    };
+    next(|state| matches!(state, Some(UnitState::Running { .. }))).await;
+    engine.stop_unit(&web, &unit.name).await.unwrap();
+    next(|state| state == Some(&UnitState::Stopped)).await;
+    engine.remove_unit(&web, &unit.name).await.unwrap();
+    next(|state| state.is_none()).await;
 }
 
 pub(crate) async fn stopping_ends_orphans_too(bed: &impl Bed) {
