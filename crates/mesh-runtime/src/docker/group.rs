@@ -1,6 +1,6 @@
 //! Groups of the Docker engine: a pause container, whose network namespace the units join.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
@@ -49,12 +49,12 @@ impl Engine {
                     name: spec.name.to_string(),
                 });
             }
-            if owner.since.is_none() {
+            let owner = match owner.since {
+                Some(_) => owner,
                 // Half made, or down with the daemon: its containers are kept.
-                self.start_pause(&owner.id, spec).await?;
-            }
-            let group = self.owner_of(&spec.name).await?.group;
-            return Ok((Creation::Exists, group));
+                None => self.start_pause(&owner.id, spec).await?,
+            };
+            return Ok((Creation::Exists, owner.group));
         }
         let network = match &spec.attachment {
             Attachment::Host => None,
@@ -119,7 +119,8 @@ impl Engine {
         let made = async {
             let directory = place.directory.clone();
             blocking(move || crate::process::record::make_directory(&directory)).await?;
-            self.start_pause(&id, spec)
+            let owner = self
+                .start_pause(&id, spec)
                 .await
                 .map_err(|error| match error {
                     RuntimeError::InUse {
@@ -133,7 +134,7 @@ impl Engine {
                     },
                     error => error,
                 })?;
-            Ok(self.owner_of(&spec.name).await?.group)
+            Ok(owner.group)
         };
         match made.await {
             Ok(group) => Ok((Creation::Created, group)),
@@ -147,7 +148,7 @@ impl Engine {
     }
 
     /// Starts a pause container and settles its namespace.
-    async fn start_pause(&self, id: &str, spec: &GroupSpec) -> Result<(), RuntimeError> {
+    async fn start_pause(&self, id: &str, spec: &GroupSpec) -> Result<Owner, RuntimeError> {
         let started = self
             .daemon
             .api
@@ -166,7 +167,7 @@ impl Engine {
                 })
                 .await?;
         }
-        Ok(())
+        Ok(owner)
     }
 
     fn why_no_group(
@@ -351,14 +352,15 @@ impl Engine {
         }
     }
 
-    /// All groups, by name.
-    pub(super) async fn groups(&self) -> Result<Vec<Group>, RuntimeError> {
-        let mut groups = Vec::new();
-        for name in self.names_of("group", label::GROUP, None).await? {
-            // It may have gone since it was listed.
-            groups.extend(self.find_group(&name).await?.map(|owner| owner.group));
-        }
-        Ok(groups)
+    /// What was asked for and given of all groups: in their labels, so one call tells it.
+    pub(super) async fn groups(&self) -> Result<Vec<(GroupSpec, Place)>, RuntimeError> {
+        let labels = self.labels_of("group", None).await?;
+        let read = |labels: &HashMap<String, String>| {
+            let of = labels.get(label::GROUP).map_or("a group", String::as_str);
+            let spec = label::read(Some(labels), label::SPEC, of)?;
+            Ok((spec, label::read(Some(labels), label::PLACE, of)?))
+        };
+        labels.iter().map(read).collect()
     }
 
     /// The names that containers of ours carry in a label, sorted; of one group or of all.
@@ -368,6 +370,20 @@ impl Engine {
         key: &str,
         group: Option<&Name>,
     ) -> Result<BTreeSet<Name>, RuntimeError> {
+        let labels = self.labels_of(kind, group).await?;
+        // A label that is no name was not written by us.
+        Ok(labels
+            .iter()
+            .filter_map(|it| it.get(key)?.parse().ok())
+            .collect())
+    }
+
+    /// The labels of all containers of ours of this kind; of one group or of all.
+    async fn labels_of(
+        &self,
+        kind: &str,
+        group: Option<&Name>,
+    ) -> Result<Vec<HashMap<String, String>>, RuntimeError> {
         let mut filters = self.names.filter(kind);
         if let (Some(group), Some(labels)) = (group, filters.get_mut("label")) {
             labels.push(format!("{}={group}", label::GROUP));
@@ -379,18 +395,16 @@ impl Engine {
         };
         let listed = self.daemon.api.list_containers(Some(options)).await;
         let listed = listed.map_err(|error| self.daemon.failed("list containers", error))?;
-        let labels = listed.iter().filter_map(|it| it.labels.as_ref());
-        // A label that is no name was not written by us.
-        Ok(labels.filter_map(|it| it.get(key)?.parse().ok()).collect())
+        Ok(listed.into_iter().filter_map(|it| it.labels).collect())
     }
 
     /// The host numbers of a network that groups have.
     async fn taken(&self, network: &NetworkSpec) -> Result<BTreeSet<u32>, RuntimeError> {
         let groups = self.groups().await?;
         let on_it = groups.iter().filter(
-            |it| matches!(&it.spec.attachment, Attachment::Network(name) if *name == network.name),
+            |(spec, _)| matches!(&spec.attachment, Attachment::Network(name) if *name == network.name),
         );
-        let addresses = on_it.filter_map(|it| it.addresses);
+        let addresses = on_it.filter_map(|(_, place)| place.addresses);
         Ok(addresses
             .filter_map(|it| network.host_number(it.v4))
             .collect())

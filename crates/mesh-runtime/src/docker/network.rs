@@ -65,9 +65,9 @@ impl Engine {
             name: name.to_string(),
             by,
         };
-        for group in self.groups().await? {
-            if matches!(&group.spec.attachment, Attachment::Network(network) if network == name) {
-                return Err(in_use(format!("group `{}`", group.spec.name)));
+        for (group, _) in self.groups().await? {
+            if matches!(&group.attachment, Attachment::Network(network) if network == name) {
+                return Err(in_use(format!("group `{}`", group.name)));
             }
         }
         let network = self.names.network(name);

@@ -32,7 +32,7 @@ impl Engine {
             if status.ready {
                 return Ok(status);
             }
-            if !status.state.is_active() && status.state != UnitState::Created {
+            if !status.state.is_active() {
                 return Err(RuntimeError::Ended {
                     group: group.clone(),
                     unit: unit.clone(),

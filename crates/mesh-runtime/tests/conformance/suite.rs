@@ -194,8 +194,12 @@ pub(crate) async fn a_unit_that_is_never_ready_is_named_with_its_state(bed: &imp
     let web = settle(&*engine, "shop.web").await;
     let mut unit = bed.unit("app", &["sleep"]);
     unit.readiness = Some(Readiness::http(1, "/ready"));
-    run(&*engine, &web, &unit).await;
     let limit = Duration::from_millis(200);
+    engine.create_unit(&web, &unit).await.unwrap();
+    let error = engine.wait_ready(&web, &unit.name, limit).await;
+    let state = UnitState::Created;
+    assert!(matches!(error, Err(RuntimeError::Ended { state: it, .. }) if it == state));
+    run(&*engine, &web, &unit).await;
     let error = engine
         .wait_ready(&web, &unit.name, limit)
         .await

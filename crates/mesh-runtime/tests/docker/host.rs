@@ -186,6 +186,26 @@ impl DockerBed {
         inside(&pid, arguments)
     }
 
+    /// Starts a program of this machine where the daemon runs.
+    pub(crate) fn start_beside_the_daemon(&self, arguments: &[&str]) -> Child {
+        let pid = self.daemon.as_ref().unwrap().id().to_string();
+        Command::new("setpriv")
+            .args([
+                "--pdeathsig",
+                "KILL",
+                "nsenter",
+                "--target",
+                &pid,
+                "--net",
+                "--",
+            ])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
     fn cgroups(&self) -> Vec<PathBuf> {
         let own = format!("mesh-test-{}", self.mark());
         let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap();

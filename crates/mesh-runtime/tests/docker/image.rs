@@ -3,9 +3,10 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
-use mesh_runtime::{Capability, Runtime as _, RuntimeError};
+use mesh_runtime::docker::Progress;
+use mesh_runtime::{Capability, Runtime as _, RuntimeError, UnitSpec};
 
-use crate::conformance::bed::{Bed as _, name, said, settle};
+use crate::conformance::bed::{Bed as _, eventually, name, said, settle};
 use crate::host::{on_a_bed, on_a_daemon};
 
 #[test]
@@ -42,6 +43,64 @@ fn a_registry_that_is_away_is_told_in_the_daemons_words() {
         assert!(error.to_string().contains(image), "{error}");
         let cause = std::error::Error::source(&error).unwrap().to_string();
         assert!(cause.contains("connection refused"), "{cause}");
+    });
+}
+
+/// A registry with one image in it, that of the guest program, on plain HTTP.
+const REGISTRY: &str = r#"
+import hashlib, http.server, io, json, sys, tarfile
+packed = io.BytesIO()
+with tarfile.open(fileobj=packed, mode="w") as archive: archive.add(sys.argv[1], "guest")
+layer = packed.getvalue()
+digest = lambda data: "sha256:" + hashlib.sha256(data).hexdigest()
+config = json.dumps({"architecture": "amd64", "os": "linux", "config": {"Entrypoint": ["/guest"], "Cmd": ["print", "pulled"]},
+                     "rootfs": {"type": "layers", "diff_ids": [digest(layer)]}}).encode()
+kind = "application/vnd.docker.distribution.manifest.v2+json"
+manifest = json.dumps({"schemaVersion": 2, "mediaType": kind,
+    "config": {"mediaType": "application/vnd.docker.container.image.v1+json", "size": len(config), "digest": digest(config)},
+    "layers": [{"mediaType": "application/vnd.docker.image.rootfs.diff.tar", "size": len(layer), "digest": digest(layer)}]}).encode()
+answers = {"/v2/": b"{}"}
+for data in (config, layer): answers["/v2/web/blobs/" + digest(data)] = data
+for name in ("1", "latest", digest(manifest)): answers["/v2/web/manifests/" + name] = manifest
+class Registry(http.server.BaseHTTPRequestHandler):
+    def do_HEAD(self): self.answer(False)
+    def do_GET(self): self.answer(True)
+    def answer(self, whole):
+        data = answers.get(self.path)
+        self.send_response(404 if data is None else 200)
+        self.send_header("Content-Type", kind if "/manifests/" in self.path else "application/octet-stream")
+        if data == manifest: self.send_header("Docker-Content-Digest", digest(manifest))
+        self.send_header("Content-Length", str(len(data or b"")))
+        self.end_headers()
+        if whole: self.wfile.write(data or b"")
+http.server.ThreadingHTTPServer(("127.0.0.1", 5000), Registry).serve_forever()
+"#;
+
+#[test]
+fn an_image_is_pulled_layer_by_layer_and_runs_what_it_says_itself() {
+    on_a_daemon(None, async |bed| {
+        let guest = bed.path("rootfs/guest");
+        let program = ["python3", "-c", REGISTRY, guest.to_str().unwrap()];
+        let mut registry = bed.start_beside_the_daemon(&program);
+        let image = "127.0.0.1:5000/web:1";
+        let engine = bed.open("mesh").await.unwrap();
+        let mut steps = Vec::new();
+        // Not before it listens.
+        eventually(async || {
+            steps.clear();
+            engine.pull(image, &mut |step| steps.push(step)).await.ok()
+        })
+        .await;
+        registry.kill().unwrap();
+        registry.wait().unwrap();
+        let of_a_layer = |step: &&Progress| step.layer.is_some() && step.total.is_some();
+        assert!(steps.iter().any(|step| of_a_layer(&step)), "{steps:?}");
+        assert!(steps.last().unwrap().step.contains(image), "{steps:?}");
+
+        let web = settle(&engine, "shop.web").await;
+        let mut unit = UnitSpec::new(name("app"), Vec::<String>::new());
+        unit.image = Some(image.to_owned());
+        assert_eq!(said(&engine, &web, &unit).await, "pulled\n");
     });
 }
 
