@@ -12,6 +12,8 @@ mod bootstrap;
 mod case;
 #[path = "envoy/certificate.rs"]
 mod certificate;
+#[path = "envoy/corner.rs"]
+mod corner;
 #[path = "envoy/namespace.rs"]
 mod namespace;
 #[path = "envoy/session.rs"]
@@ -297,6 +299,39 @@ fn envoy_accepts_every_case() {
         accepted >= 16,
         "{accepted} layers are fewer than there were"
     );
+}
+
+#[test]
+fn envoy_takes_whatever_validation_takes() {
+    let authority = Authority::new();
+    let corners = corner::corners();
+    let taken: Vec<_> = corners
+        .iter()
+        .filter(|corner| corner::is_taken(corner))
+        .collect();
+    assert!(taken.len() >= 100, "{} corners are few", taken.len());
+    assert!(taken.len() < corners.len(), "nothing was refused");
+    let output = run("corners", &corner::resources(&taken), &authority);
+    if output.contains("OK") {
+        return;
+    }
+    // One of them is refused: which, Envoy says of each alone.
+    let refused: Vec<_> = taken
+        .iter()
+        .filter_map(|corner| {
+            let (name, object) = corner;
+            let output = run(name, &corner::resources(&[corner]), &authority);
+            let short = |text: String| text.chars().take(600).collect::<String>();
+            let reason = output
+                .rsplit_once("\n: ")
+                .map_or(&*output, |(_, reason)| reason);
+            (!output.contains("OK")).then(|| {
+                let (object, reason) = (short(object.to_string()), short(reason.to_owned()));
+                format!("{name} {object}\n{reason}")
+            })
+        })
+        .collect();
+    panic!("{}", refused.join("\n"));
 }
 
 #[test]

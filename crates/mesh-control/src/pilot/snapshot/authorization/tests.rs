@@ -272,7 +272,13 @@ const OPERATION: &[Field] = &[
     (
         "hosts",
         "notHosts",
-        &["a.example.com", "*.example.com", "A.*", "*"],
+        &[
+            "a.example.com",
+            "a.example.com:*",
+            "*.example.com",
+            "A.*",
+            "*",
+        ],
     ),
     ("ports", "notPorts", &["80", "81"]),
     ("methods", "notMethods", &["GET", "P*", "*ST", "*"]),
@@ -320,7 +326,12 @@ fn condition() -> impl Strategy<Value = Value> {
 
 fn request() -> impl Strategy<Value = HttpRequest> {
     let method = select(vec!["GET", "POST", "PUT"]);
-    let authority = select(vec!["a.example.com", "B.example.com", "other"]);
+    let authority = select(vec![
+        "a.example.com",
+        "a.example.com:80",
+        "B.example.com",
+        "other",
+    ]);
     let path = select(vec!["/a", "/a/b", "/a/b/c", "/x/b", "/index.html?q", "/"]);
     let tenant = option::of(select(vec!["a", "bc", ""]));
     (method, authority, path, tenant).prop_map(|(method, authority, path, tenant)| HttpRequest {
