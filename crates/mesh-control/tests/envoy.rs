@@ -24,6 +24,7 @@ mod world;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 use std::{env, fs};
 
 use bootstrap::{Resources, bootstrap};
@@ -175,6 +176,24 @@ fn what_is_not_allowed_is_refused() {
             let answer = world.say(address, port, "GET / HTTP/1.1\r\nhost: api\r\n\r\n");
             let nothing = answer.as_ref().map_or(true, String::is_empty);
             assert!(nothing, "{address} {port}: {answer:?}");
+        }
+    }
+}
+
+#[test]
+fn a_policy_holds_from_the_next_request_on_a_connection_that_stays_open() {
+    let mut world = World::start(SHOP);
+    world.server.serve_http(Ipv6Addr::UNSPECIFIED, 8080);
+    let [api, _] = world.virtual_addresses("api.shop.mesh");
+    let mut connection = world.connect(api, 80);
+    assert_eq!(connection.get("api", "/"), 200);
+    let refusing = SHOP.replace("paths: [/secret]", "paths: [/*]");
+    // The listener stays as it is: no connection is drained.
+    for (yaml, status) in [(refusing.as_str(), 403), (SHOP, 200), (&refusing, 403)] {
+        world.change_inbound_routes(yaml);
+        let began = Instant::now();
+        while connection.get("api", "/") != status {
+            assert!(began.elapsed() < PATIENCE, "{status} never comes");
         }
     }
 }

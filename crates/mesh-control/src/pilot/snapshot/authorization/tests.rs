@@ -57,7 +57,8 @@ proptest! {
         let policies = objects.iter().map(|object| &**object);
         let decision = may(policies, workload.namespace.as_str(), &workload.labels, &call);
         let chain = if request.is_some() { &filters.http } else { &filters.network };
-        let passed = chain.iter().all(|rules| passes(rules, &call));
+        let rules = chain.parts().map(|(_, rules)| rules);
+        let passed = rules.into_iter().flatten().all(|rules| passes(rules, &call));
         prop_assert_eq!(passed, decision.allowed, "{:?}", decision.because);
     }
 }
