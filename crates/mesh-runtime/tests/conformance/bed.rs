@@ -90,7 +90,7 @@ pub(crate) async fn eventually<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T 
 pub(crate) fn guest() -> PathBuf {
     static GUEST: OnceLock<PathBuf> = OnceLock::new();
     let build = || {
-        let source = include_str!("guest.rs");
+        let source = include_str!("bin/guest.rs");
         let mut hasher = DefaultHasher::new();
         source.hash(&mut hasher);
         let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
@@ -99,7 +99,8 @@ pub(crate) fn guest() -> PathBuf {
             return path;
         }
         let unfinished = directory.join(format!("guest-{}", std::process::id()));
-        let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/guest.rs");
+        let source =
+            PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/bin/guest.rs");
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         let status = Command::new(rustc)
             .args([

@@ -25,7 +25,10 @@ fn main() -> ExitCode {
         ["self"] => {
             let status = std::fs::read_to_string("/proc/self/status").unwrap();
             for line in status.lines() {
-                if ["Uid:", "Gid:", "CapEff:", "NoNewPrivs:", "Groups:"].iter().any(|it| line.starts_with(it)) {
+                if ["Uid:", "Gid:", "CapEff:", "NoNewPrivs:", "Groups:"]
+                    .iter()
+                    .any(|it| line.starts_with(it))
+                {
                     println!("{}", line.replace('\t', " ").trim_end());
                 }
             }
@@ -38,7 +41,12 @@ fn main() -> ExitCode {
             use std::os::unix::fs::MetadataExt;
             let metadata = std::fs::metadata(path).unwrap();
             let text = std::fs::read_to_string(path).unwrap();
-            println!("{:o} {}:{} {text}", metadata.mode() & 0o7777, metadata.uid(), metadata.gid());
+            println!(
+                "{:o} {}:{} {text}",
+                metadata.mode() & 0o7777,
+                metadata.uid(),
+                metadata.gid()
+            );
         }
         // A child that is an orphan at once, in a session of its own.
         ["orphan"] => {
@@ -58,13 +66,17 @@ fn main() -> ExitCode {
                 let mut stream = stream.unwrap();
                 let mut request = [0; 1024];
                 let _ = stream.read(&mut request);
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhere\n");
+                let _ = stream.write_all(
+                    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhere\n",
+                );
             }
         }
         ["fetch", address] => {
             let address = address.to_socket_addrs().unwrap().next().unwrap();
             let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).unwrap();
-            stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+            stream
+                .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                .unwrap();
             let mut text = String::new();
             stream.read_to_string(&mut text).unwrap();
             println!("{text}");
@@ -103,7 +115,9 @@ fn sleep() {
 
 fn resolve(server: &str, name: &str) -> String {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
     let mut query = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {
         query.push(label.len() as u8);
@@ -133,7 +147,11 @@ fn resolve(server: &str, name: &str) -> String {
         at += 10;
         if kind == 1 {
             let bytes = &reply[at..at + 4];
-            return bytes.iter().map(u8::to_string).collect::<Vec<_>>().join(".");
+            return bytes
+                .iter()
+                .map(u8::to_string)
+                .collect::<Vec<_>>()
+                .join(".");
         }
         at += size;
     }
