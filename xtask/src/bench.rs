@@ -85,7 +85,7 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<(), Failure> {
         }
         let measured = bench
             .run(root, &tools)
-            .and_then(|lines| report.add(bench.name, lines));
+            .and_then(|lines| report.add(bench.name, &lines));
         if let Err(failure) = measured {
             wrong.push(format!("{}: {failure}", bench.name));
         }

@@ -77,7 +77,7 @@ impl Report {
     /// # Errors
     ///
     /// When a name occurs twice, or one names a measure that there is not or that is nought.
-    pub(crate) fn add(&mut self, bench: &str, lines: Vec<Line>) -> Result<(), Failure> {
+    pub(crate) fn add(&mut self, bench: &str, lines: &[Line]) -> Result<(), Failure> {
         let full = |name: &str| format!("{bench}: {name}");
         let mut measures = Vec::new();
         for (index, line) in lines.iter().enumerate() {
@@ -215,7 +215,7 @@ mod tests {
             line("netlink", 0.5, "ms", Some("restore")),
             line("restore", 5.0, "ms", None),
         ];
-        report.add("netfilter", lines).unwrap();
+        report.add("netfilter", &lines).unwrap();
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(
             json,
@@ -238,7 +238,7 @@ mod tests {
             vec![line("b", 1.0, "ms", None), line("b", 2.0, "ms", None)],
         ] {
             let mut report = Report::default();
-            assert!(report.add("x", lines).is_err());
+            assert!(report.add("x", &lines).is_err());
             assert!(report.measures.is_empty());
         }
     }
@@ -250,7 +250,7 @@ mod tests {
             line("renewals", 6100.4, "/s", Some("signing")),
             line("signing", 12_200.0, "/s", None),
         ];
-        report.add("ca", lines).unwrap();
+        report.add("ca", &lines).unwrap();
         assert_eq!(
             report.table(),
             "\
