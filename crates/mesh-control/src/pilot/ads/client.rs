@@ -34,6 +34,8 @@ pub struct DeltaClient {
     held: Held,
     /// Responses, resources and bytes that came on this stream.
     pub received: Received,
+    /// Bytes of the requests that opened it: what the client came with.
+    pub asked_bytes: u64,
 }
 
 /// What a client has; it outlives the stream.
@@ -96,6 +98,7 @@ impl DeltaClient {
         held: Held,
     ) -> Result<Self, ClientError> {
         let (requests, outbound) = mpsc::unbounded_channel();
+        let mut asked_bytes = 0;
         for kind in ResourceType::ALL {
             let state = held.of(kind);
             if is_named(kind) && state.names.is_empty() {
@@ -112,6 +115,7 @@ impl DeltaClient {
                 initial_resource_versions: state.versions.clone(),
                 ..DeltaDiscoveryRequest::default()
             };
+            asked_bytes += request.encoded_len() as u64;
             // The other end lives in this function.
             drop(requests.send(request));
         }
@@ -127,6 +131,7 @@ impl DeltaClient {
             responses,
             held,
             received: Received::default(),
+            asked_bytes,
         })
     }
 
@@ -136,7 +141,7 @@ impl DeltaClient {
     ///
     /// When the stream ends or the response is wrong.
     pub async fn next(&mut self) -> Result<ResourceType, ClientError> {
-        let (kind, nonce) = self.take().await?;
+        let (kind, nonce) = self.take_resources().await?;
         self.say(kind, nonce, None);
         Ok(kind)
     }
@@ -148,7 +153,7 @@ impl DeltaClient {
     /// When the stream ends or the response is wrong.
     pub async fn refuse(&mut self, why: &str) -> Result<ResourceType, ClientError> {
         let held = self.held.clone();
-        let (kind, nonce) = self.take().await?;
+        let (kind, nonce) = self.take_resources().await?;
         self.held = held;
         self.say(kind, nonce, Some(why));
         Ok(kind)
@@ -166,6 +171,23 @@ impl DeltaClient {
         Ok(())
     }
 
+    /// Asks for a type that there is not and takes responses until that is answered: the server
+    /// has heard everything before by then, and said what followed from it.
+    ///
+    /// # Errors
+    ///
+    /// When the stream ends or a response is wrong.
+    pub async fn settle(&mut self) -> Result<(), ClientError> {
+        self.send(DeltaDiscoveryRequest {
+            type_url: NOTHING.to_owned(),
+            ..DeltaDiscoveryRequest::default()
+        });
+        while let Some((kind, nonce)) = self.take().await? {
+            self.say(kind, nonce, None);
+        }
+        Ok(())
+    }
+
     /// What it has now.
     pub fn held(&self) -> &Held {
         &self.held
@@ -176,9 +198,22 @@ impl DeltaClient {
         self.held
     }
 
-    async fn take(&mut self) -> Result<(ResourceType, String), ClientError> {
+    async fn take_resources(&mut self) -> Result<(ResourceType, String), ClientError> {
+        let taken = self.take().await?;
+        taken.ok_or_else(|| ClientError::Wrong {
+            name: String::new(),
+            type_url: NOTHING.to_owned(),
+            what: "nobody asked for it",
+        })
+    }
+
+    /// One response: its type and nonce, or none where it answers [`Self::settle`].
+    async fn take(&mut self) -> Result<Option<(ResourceType, String)>, ClientError> {
         let response = self.responses.message().await.map_err(Box::new)?;
         let response = response.ok_or(ClientError::Ended)?;
+        if response.type_url == NOTHING {
+            return Ok(None);
+        }
         let wrong = |name: &str, what| ClientError::Wrong {
             name: name.to_owned(),
             type_url: response.type_url.clone(),
@@ -220,7 +255,7 @@ impl DeltaClient {
                 self.subscribe(kind, name);
             }
         }
-        Ok((kind, response.nonce))
+        Ok(Some((kind, response.nonce)))
     }
 
     fn subscribe(&mut self, kind: ResourceType, name: String) {
@@ -299,6 +334,9 @@ impl Held {
         &mut self.types[kind.index()]
     }
 }
+
+/// A type that no server has.
+const NOTHING: &str = "type.googleapis.com/google.protobuf.Empty";
 
 /// Whether a type is asked for name by name.
 fn is_named(kind: ResourceType) -> bool {
