@@ -25,7 +25,7 @@ mod swarm;
 use std::env;
 use std::time::{Duration, Instant};
 
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use mesh_control::pilot::resource::ResourceType;
 use mesh_control::server::Role;
@@ -130,25 +130,29 @@ async fn change_route(plane: &Plane, admin: &Client, swarm: &mut Swarm) {
     let kind = GroupVersionKind::gvk("networking.istio.io", "v1", "VirtualService");
     let kind = ApiResource::from_gvk(&kind);
     let api: Api<DynamicObject> = Api::namespaced_with(admin.clone(), "default", &kind);
-    let params = PatchParams::apply("bench");
-    let mut latencies = Vec::new();
-    let name = Swarm::route_of("s0.default.mesh");
-    let (bytes, work) = (swarm.bytes(), cpu(plane.id()));
-    for round in 0..ROUTE_CHANGES {
-        sleep(QUIET).await;
-        let began = Instant::now();
-        let object = json!({
+    let spec = |seconds: u32| {
+        json!({
             "apiVersion": "networking.istio.io/v1",
             "kind": "VirtualService",
             "metadata": { "name": "s0" },
             "spec": { "hosts": ["s0"], "http": [{
-                "timeout": format!("{}s", round + 1),
+                "timeout": format!("{seconds}s"),
                 "route": [{ "destination": { "host": "s0" } }],
             }]},
-        });
-        api.patch("s0", &params, &Patch::Apply(object))
-            .await
-            .unwrap();
+        })
+    };
+    let object = serde_json::from_value(spec(1000)).unwrap();
+    api.create(&PostParams::default(), &object).await.unwrap();
+    let mut latencies = Vec::new();
+    let name = Swarm::route_of("s0.default.mesh");
+    swarm.changed(ResourceType::Route, &name).await;
+    let (bytes, work) = (swarm.bytes(), cpu(plane.id()));
+    for round in 0..ROUTE_CHANGES {
+        sleep(QUIET).await;
+        let began = Instant::now();
+        let patch = Patch::Merge(spec(round + 1));
+        let params = PatchParams::default();
+        api.patch("s0", &params, &patch).await.unwrap();
         swarm.changed(ResourceType::Route, &name).await;
         latencies.push(began.elapsed().as_secs_f64() * 1e3);
     }

@@ -224,13 +224,15 @@ impl DeltaClient {
         self.received.responses += 1;
         self.received.bytes += response.encoded_len() as u64;
         let mut seen = BTreeSet::new();
+        // As Envoy does: what follows from one response is asked for at once.
+        let (mut wanted, mut unwanted) = (Vec::new(), Vec::new());
         for name in &response.removed_resources {
             if !seen.insert(name) {
                 return Err(wrong(name, "it comes twice in a response"));
             }
             self.held.at(kind).versions.remove(name);
             if kind == ResourceType::Cluster {
-                self.unsubscribe(ResourceType::Endpoint, name);
+                unwanted.push(name.clone());
             }
         }
         for resource in &response.resources {
@@ -251,30 +253,39 @@ impl DeltaClient {
                 .versions
                 .insert(name.clone(), resource.version.clone());
             self.received.resources += 1;
-            for (kind, name) in references(kind, resource) {
-                self.subscribe(kind, name);
-            }
+            wanted.extend(references(kind, resource));
         }
+        self.subscribe(wanted);
+        self.unsubscribe(ResourceType::Endpoint, unwanted);
         Ok(Some((kind, response.nonce)))
     }
 
-    fn subscribe(&mut self, kind: ResourceType, name: String) {
-        if self.held.at(kind).names.insert(name.clone()) {
+    fn subscribe(&mut self, names: Vec<(ResourceType, String)>) {
+        let mut new: BTreeMap<ResourceType, Vec<String>> = BTreeMap::new();
+        for (kind, name) in names {
+            if self.held.at(kind).names.insert(name.clone()) {
+                new.entry(kind).or_default().push(name);
+            }
+        }
+        for (kind, names) in new {
             self.send(DeltaDiscoveryRequest {
                 type_url: kind.url().to_owned(),
-                resource_names_subscribe: vec![name],
+                resource_names_subscribe: names,
                 ..DeltaDiscoveryRequest::default()
             });
         }
     }
 
-    fn unsubscribe(&mut self, kind: ResourceType, name: &str) {
+    fn unsubscribe(&mut self, kind: ResourceType, mut names: Vec<String>) {
         let state = self.held.at(kind);
-        state.versions.remove(name);
-        if state.names.remove(name) {
+        names.retain(|name| {
+            state.versions.remove(name);
+            state.names.remove(name)
+        });
+        if !names.is_empty() {
             self.send(DeltaDiscoveryRequest {
                 type_url: kind.url().to_owned(),
-                resource_names_unsubscribe: vec![name.to_owned()],
+                resource_names_unsubscribe: names,
                 ..DeltaDiscoveryRequest::default()
             });
         }
