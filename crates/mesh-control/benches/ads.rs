@@ -15,8 +15,6 @@
 mod account;
 #[path = "shared/plane.rs"]
 mod plane;
-#[path = "shared/process.rs"]
-mod process;
 #[path = "shared/report.rs"]
 mod report;
 #[path = "ads/swarm.rs"]
@@ -37,7 +35,6 @@ use tokio::time::sleep;
 
 use account::Account;
 use plane::Plane;
-use process::{cpu, resident};
 use report::{measure, percentile, progress};
 use swarm::{Agent, Pilot, Swarm};
 
@@ -68,8 +65,8 @@ async fn run(clients: u32) {
         address: plane.listen.grpc,
         tls: ClientTls::mutual(own, Role::Pilot.identity(&TrustDomain::default())),
     };
-    let idle = resident(plane.id());
-    measure("memory of the server, nobody there", float(idle), "B", None);
+    let idle = plane.memory();
+    measure("memory of the server, nobody there", idle, "B", None);
 
     progress(&format!("{clients} workloads register"));
     let agents = Agent::register_all(&pilot, clients).await;
@@ -79,19 +76,18 @@ async fn run(clients: u32) {
     drop(first);
 
     progress(&format!("{clients} clients connect"));
-    let (memory, work) = (resident(plane.id()), cpu(plane.id()));
+    let (memory, work) = (plane.memory(), plane.work());
     let began = Instant::now();
     let mut swarm = Swarm::connect(&pilot, clients, clients).await;
     let took = began.elapsed();
-    let work = cpu(plane.id()) - work;
+    let work = work.seconds();
     swarm.check();
-    let memory = resident(plane.id()).saturating_sub(memory);
+    let memory = (plane.memory() - memory) / f64::from(clients);
     measure("in sync, last client", took.as_secs_f64(), "s", None);
     let name = "in sync, CPU of the server";
-    measure(name, work.as_secs_f64(), "s", None);
-    let memory = float(memory) / f64::from(clients);
+    measure(name, work, "s", None);
     measure("memory per client", memory, "B", None);
-    let all = float(resident(plane.id()));
+    let all = plane.memory();
     measure("memory of the server, all there", all, "B", None);
 
     change_endpoint(&plane, &mut swarm, &agents).await;
@@ -104,7 +100,7 @@ async fn change_endpoint(plane: &Plane, swarm: &mut Swarm, agents: &[Agent]) {
     progress("the health of one workload changes");
     let agent = agents.first().unwrap();
     let mut latencies = Vec::new();
-    let work = cpu(plane.id());
+    let work = plane.work();
     for round in 0..ENDPOINT_CHANGES {
         sleep(QUIET).await;
         let began = Instant::now();
@@ -112,7 +108,7 @@ async fn change_endpoint(plane: &Plane, swarm: &mut Swarm, agents: &[Agent]) {
         swarm.changed(ResourceType::Endpoint, ENDPOINT).await;
         latencies.push(began.elapsed().as_secs_f64() * 1e3);
     }
-    let work = cpu(plane.id()) - work;
+    let work = work.seconds();
     swarm.check();
     latencies.sort_by(f64::total_cmp);
     for share in [50, 99] {
@@ -120,7 +116,7 @@ async fn change_endpoint(plane: &Plane, swarm: &mut Swarm, agents: &[Agent]) {
         measure(&name, percentile(&latencies, share), "ms", None);
     }
     let name = "one endpoint change, CPU of the server per client";
-    let work = work.as_secs_f64() * 1e6 / f64::from(ENDPOINT_CHANGES) / float(swarm.len());
+    let work = work * 1e6 / f64::from(ENDPOINT_CHANGES) / float(swarm.len());
     measure(name, work, "us", None);
 }
 
@@ -146,7 +142,7 @@ async fn change_route(plane: &Plane, admin: &Client, swarm: &mut Swarm) {
     let mut latencies = Vec::new();
     let name = Swarm::route_of("s0.default.mesh");
     swarm.changed(ResourceType::Route, &name).await;
-    let (bytes, work) = (swarm.bytes(), cpu(plane.id()));
+    let (bytes, work) = (swarm.bytes(), plane.work());
     for round in 0..ROUTE_CHANGES {
         sleep(QUIET).await;
         let began = Instant::now();
@@ -156,7 +152,7 @@ async fn change_route(plane: &Plane, admin: &Client, swarm: &mut Swarm) {
         swarm.changed(ResourceType::Route, &name).await;
         latencies.push(began.elapsed().as_secs_f64() * 1e3);
     }
-    let work = cpu(plane.id()) - work;
+    let work = work.seconds();
     let bytes = swarm.bytes() - bytes;
     swarm.check();
     latencies.sort_by(f64::total_cmp);
@@ -166,18 +162,18 @@ async fn change_route(plane: &Plane, admin: &Client, swarm: &mut Swarm) {
     let name = "one changed route, bytes per client";
     measure(name, float(bytes) / rounds, "B", None);
     let name = "one changed route, CPU of the server per client";
-    measure(name, work.as_secs_f64() * 1e6 / rounds, "us", None);
+    measure(name, work * 1e6 / rounds, "us", None);
 }
 
 /// Everybody loses the connection and comes back with what it has.
 async fn come_back(plane: &Plane, pilot: &Pilot, swarm: Swarm, agents: &[Agent]) {
     progress("everybody comes back");
-    let work = cpu(plane.id());
+    let work = plane.work();
     let mut swarm = swarm.reconnect(pilot).await;
     swarm.settle().await;
     sleep(LISTEN).await;
     swarm.settle().await;
-    let work = cpu(plane.id()) - work;
+    let work = work.seconds();
     let (resources, bytes) = (swarm.resources(), swarm.bytes());
     measure("resources sent on resume", float(resources), "", None);
     measure("bytes sent on resume", float(bytes), "B", None);
@@ -185,7 +181,7 @@ async fn come_back(plane: &Plane, pilot: &Pilot, swarm: Swarm, agents: &[Agent])
     measure(name, float(swarm.asked_bytes()), "B", None);
     let name = "resume, CPU of the server per client";
     let clients = float(swarm.len());
-    measure(name, work.as_secs_f64() * 1e3 / clients, "ms", None);
+    measure(name, work * 1e3 / clients, "ms", None);
     assert_eq!(resources, 0, "nothing changed meanwhile");
 
     // They are served again: silence was not for want of a session.

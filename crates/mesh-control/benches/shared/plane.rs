@@ -3,6 +3,7 @@
 //! It is the assembly that `mesh server` runs, over the same TLS, with first trust and all.
 
 use std::env;
+use std::fs;
 use std::future::Future;
 use std::io::Read as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -30,6 +31,12 @@ pub(crate) struct Plane {
     pub(crate) listen: Listen,
 }
 
+/// What the processors spend on a process from some moment on.
+pub(crate) struct Work {
+    id: u32,
+    before: Duration,
+}
+
 /// What the process of the server is told.
 #[derive(Deserialize, Serialize)]
 struct Order {
@@ -41,6 +48,9 @@ struct Order {
 
 /// Holds the order, and says to this program that it is the server.
 const ORDER: &str = "MESH_BENCH_SERVER";
+
+/// Where homes are: on the disk that the project is on, not in memory.
+pub(crate) const DISK: &str = env!("CARGO_TARGET_TMPDIR");
 
 /// Between two questions whether it is ready.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -82,10 +92,12 @@ async fn serve(order: Order) {
     }
 }
 
+// === impl Plane ===
+
 impl Plane {
     /// Starts these roles on a new home, with the file store or this etcd, and waits until ready.
     pub(crate) async fn start(roles: &str, etcd: Option<String>) -> Self {
-        let home = TempDir::new().unwrap();
+        let home = TempDir::new_in(DISK).unwrap();
         // A loopback address of its own: the usual ports are free there.
         let [_, a, b, c] = std::process::id().to_be_bytes();
         let address = IpAddr::from(Ipv4Addr::new(127, a | 0x40, b, c));
@@ -125,9 +137,21 @@ impl Plane {
         Client::try_from(config.unwrap()).unwrap()
     }
 
-    /// The id of its process.
-    pub(crate) fn id(&self) -> u32 {
-        self.process.id()
+    /// Begins to count what the processors spend on it.
+    pub(crate) fn work(&self) -> Work {
+        let id = self.process.id();
+        Work {
+            id,
+            before: cpu(id),
+        }
+    }
+
+    /// The bytes of memory that it has.
+    pub(crate) fn memory(&self) -> f64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kibibytes = line.and_then(|line| line.split_whitespace().nth(1));
+        kibibytes.unwrap().parse::<f64>().unwrap() * 1024.0
     }
 }
 
@@ -135,6 +159,15 @@ impl Drop for Plane {
     fn drop(&mut self) {
         drop(self.process.kill());
         drop(self.process.wait());
+    }
+}
+
+// === impl Work ===
+
+impl Work {
+    /// The seconds since then.
+    pub(crate) fn seconds(&self) -> f64 {
+        cpu(self.id).saturating_sub(self.before).as_secs_f64()
     }
 }
 
@@ -148,4 +181,15 @@ async fn is_ready(address: SocketAddr) -> bool {
         std::io::Result::Ok(answer.starts_with("HTTP/1.1 200"))
     };
     ask.await.unwrap_or(false)
+}
+
+/// The time that the processors spent on a process, its own and the kernel's for it.
+fn cpu(id: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+    // proc(5): the name in brackets may hold anything; utime and stime are fields 14 and 15,
+    // the 12th and 13th after it, in hundredths of a second.
+    let (_, rest) = stat.rsplit_once(')').unwrap();
+    let ticks = rest.split_whitespace().skip(11).take(2);
+    let ticks: u64 = ticks.map(|field| field.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 10)
 }
