@@ -71,9 +71,7 @@ async fn run(clients: u32) {
     progress(&format!("{clients} workloads register"));
     let agents = Agent::register_all(&pilot, clients).await;
     // The gate is open and every service has its addresses when the first one knows them all.
-    let first = Swarm::connect(&pilot, clients, 1).await;
-    measure("bytes per client", float(first.bytes()), "B", None);
-    drop(first);
+    drop(Swarm::connect(&pilot, clients, 1).await);
 
     progress(&format!("{clients} clients connect"));
     let (memory, work) = (plane.memory(), plane.work());
@@ -83,6 +81,12 @@ async fn run(clients: u32) {
     let work = work.seconds();
     swarm.check();
     let memory = (plane.memory() - memory) / f64::from(clients);
+    let each = |bytes: u64| float(bytes) / f64::from(clients);
+    measure("bytes per client", each(swarm.bytes()), "B", None);
+    for kind in ResourceType::ALL {
+        let name = format!("bytes per client, {kind:?}");
+        measure(&name, each(swarm.bytes_of(kind)), "B", None);
+    }
     measure("in sync, last client", took.as_secs_f64(), "s", None);
     let name = "in sync, CPU of the server";
     measure(name, work, "s", None);

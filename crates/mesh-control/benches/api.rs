@@ -111,7 +111,7 @@ async fn write_and_read<P: Place>(name: &str, against: Option<&str>, place: P) {
         let other = against.map(|against| format!("{against}: {what}"));
         let name = format!("{name}: {what}");
         measure(&name, load.per_second(), "/s", other.as_deref());
-        load.percentiles(&name);
+        load.percentiles(&name, other.as_deref());
     };
     for (writers, count, group) in [(1, ALONE, "alone"), (MOST_WRITERS, TOGETHER, "together")] {
         let written = Arc::new(Mutex::new(vec![None; count]));

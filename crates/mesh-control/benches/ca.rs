@@ -101,7 +101,7 @@ async fn ask(
     let cores = if clients == 1 { 1 } else { cores() };
     let name = format!("{name}, {clients} at a time");
     measure(&name, load.per_second(), "/s", Some(&signing(cores)));
-    load.percentiles(&name);
+    load.percentiles(&name, None);
     let work = work * 1e6 / load.count();
     let name = format!("{name}, CPU of the server each");
     measure(&name, work, "us", Some(SIGNING_COST));

@@ -17,13 +17,16 @@ use mesh_proto::mesh::agent::v1::{
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
 /// Whoever does not have something by then misses it.
 const TOO_LONG: Duration = Duration::from_secs(300);
+
+/// Before a client that was turned away comes again.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// Agents that register at the same time.
 const AT_ONCE: usize = 64;
@@ -48,10 +51,14 @@ pub(crate) struct Swarm {
 }
 
 impl Pilot {
+    /// Connects; tries again as agents do, since a server under load turns handshakes away.
     async fn dial(&self) -> Channel {
-        transport::connect(self.address, self.tls.clone())
-            .await
-            .unwrap()
+        loop {
+            match transport::connect(self.address, self.tls.clone()).await {
+                Ok(channel) => return channel,
+                Err(_busy) => sleep(RETRY).await,
+            }
+        }
     }
 }
 
@@ -229,6 +236,13 @@ impl Swarm {
     pub(crate) fn bytes(&self) -> u64 {
         let received = self.clients.iter().map(|(_, client)| client.received);
         received.map(|received| received.bytes).sum()
+    }
+
+    /// Bytes that came, by type.
+    pub(crate) fn bytes_of(&self, kind: ResourceType) -> u64 {
+        let received = self.clients.iter().map(|(_, client)| client.received);
+        let of_type = received.filter_map(|received| received.by_type.get(kind.index()).copied());
+        of_type.sum()
     }
 
     /// Resources that came.

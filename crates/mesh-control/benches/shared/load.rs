@@ -61,11 +61,13 @@ impl Load {
         self.count() / self.seconds
     }
 
-    /// Tells how long half of the calls took at most, and all but a hundredth.
-    pub(crate) fn percentiles(&self, name: &str) {
+    /// Tells how long half of the calls took at most, and all but a hundredth; against another
+    /// load that told the same.
+    pub(crate) fn percentiles(&self, name: &str, against: Option<&str>) {
         for share in [50, 99] {
-            let name = format!("{name}, p{share}");
-            measure(&name, percentile(&self.latencies, share), "ms", None);
+            let of = |name: &str| format!("{name}, p{share}");
+            let value = percentile(&self.latencies, share);
+            measure(&of(name), value, "ms", against.map(of).as_deref());
         }
     }
 }

@@ -60,6 +60,8 @@ pub struct Received {
     pub resources: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Their bytes by [`ResourceType::index`].
+    pub by_type: [u64; ResourceType::ALL.len()],
 }
 
 /// What is wrong with a server.
@@ -222,7 +224,11 @@ impl DeltaClient {
         let kind = ResourceType::from_url(&response.type_url)
             .ok_or_else(|| wrong(&response.nonce, "nobody asked for it"))?;
         self.received.responses += 1;
-        self.received.bytes += response.encoded_len() as u64;
+        let bytes = response.encoded_len() as u64;
+        self.received.bytes += bytes;
+        if let Some(of_type) = self.received.by_type.get_mut(kind.index()) {
+            *of_type += bytes;
+        }
         let mut seen = BTreeSet::new();
         // As Envoy does: what follows from one response is asked for at once.
         let (mut wanted, mut unwanted) = (Vec::new(), Vec::new());
