@@ -1,6 +1,7 @@
 //! What Envoy is started with: its bootstrap document and its flags. Everything else it asks the agent for.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use mesh_model::SidecarConfig;
@@ -18,6 +19,9 @@ const DRAIN_SECONDS: u32 = 5;
 const LOG_FLUSH_MILLISECONDS: u32 = 1000;
 /// Worker threads of a sidecar; more cost memory for each thread and are not needed beside one workload.
 const WORKERS: u32 = 2;
+/// The largest compiled regular expression, as Istio sets it; `mesh_model::pattern` keeps below it.
+/// Envoy's own 100 refuses ordinary ones, and with each a whole resource.
+const LARGEST_EXPRESSION: u32 = 32_768;
 /// Connections that Envoy takes before it refuses more, so that it cannot run out of descriptors.
 const MAX_CONNECTIONS: u32 = 50_000;
 
@@ -63,7 +67,7 @@ pub(crate) fn node(config: &SidecarConfig) -> Node {
 /// Source: `envoy.config.bootstrap.v3.Bootstrap`.
 pub(crate) fn bootstrap(config: &SidecarConfig, paths: &Paths, ports: Ports) -> Value {
     let workload = &config.workload;
-    json!({
+    let mut document = json!({
         "node": {
             "id": workload.id,
             "cluster": cluster(config),
@@ -111,8 +115,43 @@ pub(crate) fn bootstrap(config: &SidecarConfig, paths: &Paths, ports: Ports) -> 
             }],
         },
         "layered_runtime": {
-            "layers": [{ "name": "admin", "admin_layer": {} }],
+            "layers": [
+                {
+                    "name": "limits",
+                    "static_layer": { "re2.max_program_size.error_level": LARGEST_EXPRESSION },
+                },
+                { "name": "admin", "admin_layer": {} },
+            ],
         },
+    });
+    if let Some(resolver) = resolver(&config.upstream_dns) {
+        document["typed_dns_resolver_config"] = resolver;
+    }
+    document
+}
+
+/// Where Envoy itself looks names up, as for a `ServiceEntry` with `resolution: DNS`: at the servers
+/// that the agent asks, by whole names. Without servers it reads `/etc/resolv.conf`, which may name
+/// a resolver that knows the mesh's names and gives addresses that lead back into the proxy.
+fn resolver(servers: &[SocketAddr]) -> Option<Value> {
+    let addresses: Vec<_> = servers
+        .iter()
+        .map(|server| {
+            json!({ "socket_address": {
+                "address": server.ip(),
+                "port_value": server.port(),
+            } })
+        })
+        .collect();
+    (!addresses.is_empty()).then(|| {
+        json!({
+            "name": "envoy.network.dns_resolver.cares",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
+                "resolvers": addresses,
+                "dns_resolver_options": { "no_default_search_domain": true },
+            },
+        })
     })
 }
 
@@ -261,6 +300,10 @@ mod tests {
     use super::*;
 
     fn document() -> Value {
+        document_with(&[])
+    }
+
+    fn document_with(upstream_dns: &[&str]) -> Value {
         let config: SidecarConfig = serde_json::from_value(json!({
             "workload": {
                 "id": "shop/web-1",
@@ -271,6 +314,7 @@ mod tests {
             },
             "pilots": [], "cas": [], "root_hashes": [],
             "state_dir": "/var/lib/mesh/agent",
+            "upstream_dns": upstream_dns,
         }))
         .unwrap();
         bootstrap(&config, &Paths::new(&config.state_dir), Ports::default())
@@ -297,6 +341,20 @@ mod tests {
         for which in ["cds_config", "lds_config"] {
             assert_eq!(dynamic[which]["initial_fetch_timeout"], "0s");
         }
+    }
+
+    #[test]
+    fn names_are_looked_up_where_the_agent_looks_them_up() {
+        assert_eq!(document().get("typed_dns_resolver_config"), None);
+        let document = document_with(&["192.0.2.53:53", "[2001:db8::53]:5353"]);
+        let resolvers = &document["typed_dns_resolver_config"]["typed_config"]["resolvers"];
+        assert_eq!(
+            *resolvers,
+            json!([
+                { "socket_address": { "address": "192.0.2.53", "port_value": 53 } },
+                { "socket_address": { "address": "2001:db8::53", "port_value": 5353 } },
+            ])
+        );
     }
 
     #[test]

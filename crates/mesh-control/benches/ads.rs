@@ -8,6 +8,7 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
     reason = "a failed unwrap is a failed measurement"
 )]
 

@@ -117,7 +117,7 @@ impl Pilot {
         let work = async {
             tokio::join!(
                 config::read_config(self.client.clone(), config),
-                config::record_addresses(self.client.clone(), hosts),
+                config::record_addresses(self.client.clone(), hosts, self.resolved.subscribe()),
                 self.registry.clone().expire(self.stop.clone()),
                 publisher.run(self.stop.clone()),
             )

@@ -12,6 +12,8 @@ mod bootstrap;
 mod case;
 #[path = "envoy/certificate.rs"]
 mod certificate;
+#[path = "envoy/corner.rs"]
+mod corner;
 #[path = "envoy/namespace.rs"]
 mod namespace;
 #[path = "envoy/session.rs"]
@@ -22,6 +24,7 @@ mod world;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 use std::{env, fs};
 
 use bootstrap::{Resources, bootstrap};
@@ -178,6 +181,24 @@ fn what_is_not_allowed_is_refused() {
 }
 
 #[test]
+fn a_policy_holds_from_the_next_request_on_a_connection_that_stays_open() {
+    let mut world = World::start(SHOP);
+    world.server.serve_http(Ipv6Addr::UNSPECIFIED, 8080);
+    let [api, _] = world.virtual_addresses("api.shop.mesh");
+    let mut connection = world.connect(api, 80);
+    assert_eq!(connection.get("api", "/"), 200);
+    let refusing = SHOP.replace("paths: [/secret]", "paths: [/*]");
+    // The listener stays as it is: no connection is drained.
+    for (yaml, status) in [(refusing.as_str(), 403), (SHOP, 200), (&refusing, 403)] {
+        world.change_inbound_routes(yaml);
+        let began = Instant::now();
+        while connection.get("api", "/") != status {
+            assert!(began.elapsed() < PATIENCE, "{status} never comes");
+        }
+    }
+}
+
+#[test]
 fn routes_answer_for_their_hosts_and_faults_are_logged() {
     let world = World::start(SHOP);
     let [api, _] = world.virtual_addresses("api.shop.mesh");
@@ -297,6 +318,39 @@ fn envoy_accepts_every_case() {
         accepted >= 16,
         "{accepted} layers are fewer than there were"
     );
+}
+
+#[test]
+fn envoy_takes_whatever_validation_takes() {
+    let authority = Authority::new();
+    let corners = corner::corners();
+    let taken: Vec<_> = corners
+        .iter()
+        .filter(|corner| corner::is_taken(corner))
+        .collect();
+    assert!(taken.len() >= 100, "{} corners are few", taken.len());
+    assert!(taken.len() < corners.len(), "nothing was refused");
+    let output = run("corners", &corner::resources(&taken), &authority);
+    if output.contains("OK") {
+        return;
+    }
+    // One of them is refused: which, Envoy says of each alone.
+    let refused: Vec<_> = taken
+        .iter()
+        .filter_map(|corner| {
+            let (name, object) = corner;
+            let output = run(name, &corner::resources(&[corner]), &authority);
+            let short = |text: String| text.chars().take(600).collect::<String>();
+            let reason = output
+                .rsplit_once("\n: ")
+                .map_or(&*output, |(_, reason)| reason);
+            (!output.contains("OK")).then(|| {
+                let (object, reason) = (short(object.to_string()), short(reason.to_owned()));
+                format!("{name} {object}\n{reason}")
+            })
+        })
+        .collect();
+    panic!("{}", refused.join("\n"));
 }
 
 #[test]

@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mesh_control::pilot::mesh::{Config, Mesh, address};
+use mesh_control::pilot::mesh::{Config, Mesh};
 use mesh_control::pilot::resource::{Layer, ResourceType};
 use mesh_control::pilot::snapshot;
 use mesh_model::istio::{IstioKind, IstioObject, check};
-use mesh_model::{Health, Problem, Workload};
+use mesh_model::{Health, Problem, Workload, virtual_address};
 use mesh_proto::envoy::config::cluster::v3::Cluster;
 use mesh_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use mesh_proto::envoy::config::listener::v3::{FilterChain, Listener, filter};
@@ -247,12 +247,8 @@ impl Input {
         for object in &self.objects {
             add(&mut config, object);
         }
-        let mut taken = BTreeMap::new();
-        for host in Mesh::assemble(&config, &self.workloads).unaddressed {
-            let addresses = address::assign(&host, &taken).unwrap();
-            taken.insert(addresses.v4, host.clone());
-            config.virtual_addresses.insert(host, addresses);
-        }
+        let hosts = Mesh::assemble(&config, &self.workloads).unaddressed;
+        config.virtual_addresses = virtual_address::allocate(&BTreeMap::new(), &hosts).addresses;
         config
     }
 }

@@ -86,7 +86,8 @@ pub struct Share {
     pub host: String,
     /// The subset; empty for all endpoints.
     pub subset: String,
-    /// The port of the service; the caller's own unless set.
+    /// The port of the service that the route names; what it means without is said by
+    /// [`destination_port`].
     pub port: Option<u16>,
     /// Its share of the sum of all weights.
     pub weight: u32,
@@ -288,6 +289,34 @@ pub fn tcp_shares(route: &[RouteDestination], namespace: &str) -> Vec<Share> {
         .iter()
         .map(|target| (target.destination.as_ref(), target.weight));
     shares(destinations, namespace)
+}
+
+/// The port that a destination means: the one that it names, else the only one that its service
+/// has, else the one that was called.
+///
+/// Source: <https://istio.io/latest/docs/reference/config/networking/virtual-service/#Destination>.
+///
+/// ```
+/// # use std::collections::BTreeMap;
+/// # use mesh_model::route::destination_port;
+/// let only = BTreeMap::from([(8080, ())]);
+/// assert_eq!(destination_port(None, Some(&only), 80), 8080);
+/// assert_eq!(destination_port(Some(90), Some(&only), 80), 90);
+/// let two = BTreeMap::from([(8080, ()), (9090, ())]);
+/// assert_eq!(destination_port(None, Some(&two), 80), 80);
+/// assert_eq!(destination_port::<()>(None, None, 80), 80);
+/// ```
+pub fn destination_port<P>(
+    named: Option<u16>,
+    ports: Option<&BTreeMap<u16, P>>,
+    called: u16,
+) -> u16 {
+    let only = || {
+        let mut numbers = ports?.keys();
+        let first = numbers.next()?;
+        numbers.next().is_none().then_some(*first)
+    };
+    named.or_else(only).unwrap_or(called)
 }
 
 // === impl Decision ===

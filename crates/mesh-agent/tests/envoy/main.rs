@@ -208,11 +208,7 @@ async fn a_refused_resource_is_told_to_pilot_and_not_kept() {
     let (pilot, _ca) = (world.start_pilot(), world.start_ca(HOUR));
     let agent = world.start_agent();
     world.wait_ready().await;
-    let (type_url, bad) = resource::bad_cluster();
-    world.resources.send_modify(|resources| {
-        let clusters = resources.get_mut(&type_url).unwrap();
-        clusters.insert(bad.name.clone(), bad.clone());
-    });
+    world.put(resource::bad_cluster());
     let reason = until("pilot hears why", async || {
         pilot.seen(|seen| seen.refused.first().cloned())
     })
@@ -227,6 +223,64 @@ async fn a_refused_resource_is_told_to_pilot_and_not_kept() {
     })
     .await;
     agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ordinary_expressions_are_taken() {
+    let world = World::new();
+    let (pilot, _ca) = (world.start_pilot(), world.start_ca(HOUR));
+    let agent = world.start_agent();
+    world.wait_ready().await;
+    let uuid = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}";
+    let expression = format!("/api/v[0-9]+/(products|reviews|ratings)/{uuid}(/.*)?");
+    world.put(resource::route_by(&expression, "by expression"));
+    let path = "/api/v1/reviews/0a1b2c3d-0a1b-0a1b-0a1b-0a1b2c3d4e5f/stars";
+    until("the route arrives, or is refused", async || {
+        assert_eq!(pilot.seen(|seen| seen.refused.clone()), [""; 0]);
+        let answer = world.call_for(path).await?;
+        (answer == "by expression").then_some(())
+    })
+    .await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_looks_names_up_where_the_agent_does() {
+    let mut world = World::new();
+    let upstream = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    world.config.upstream_dns = vec![upstream.local_addr().unwrap()];
+    let asked = tokio::spawn(answer_addresses(upstream));
+    let (_pilot, _ca) = (world.start_pilot(), world.start_ca(HOUR));
+    let agent = world.start_agent();
+    world.wait_ready().await;
+    world.put(resource::looked_up("elsewhere", "db.example.com"));
+    until("the address is found", async || {
+        let clusters = world.admin("/clusters").await?;
+        clusters.contains("elsewhere::192.0.2.7:80::").then_some(())
+    })
+    .await;
+    agent.stop().await;
+    asked.abort();
+}
+
+/// A server of DNS that gives 192.0.2.7 for `db.example.com`, and no other name any.
+async fn answer_addresses(socket: UdpSocket) {
+    use hickory_proto::op::{Message, MessageType, OpCode};
+    use hickory_proto::rr::{RData, Record, RecordType, rdata::A};
+    let mut buffer = [0; 512];
+    loop {
+        let (length, client) = socket.recv_from(&mut buffer).await.unwrap();
+        let asked = Message::from_vec(&buffer[..length]).unwrap();
+        let query = asked.queries[0].clone();
+        let mut answer = Message::new(asked.metadata.id, MessageType::Response, OpCode::Query);
+        if query.name().to_ascii() == "db.example.com." && query.query_type() == RecordType::A {
+            let address = RData::A(A::new(192, 0, 2, 7));
+            answer.add_answer(Record::from_rdata(query.name().clone(), 60, address));
+        }
+        answer.add_query(query);
+        let answer = answer.to_vec().unwrap();
+        socket.send_to(&answer, client).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

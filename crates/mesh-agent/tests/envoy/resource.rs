@@ -48,6 +48,30 @@ pub(crate) fn bad_cluster() -> (String, Resource) {
     resource("envoy.config.cluster.v3.Cluster", "bad", cluster)
 }
 
+/// A route whose path is matched by an expression.
+pub(crate) fn route_by(expression: &str, body: &str) -> (String, Resource) {
+    let mut routes = routes(body);
+    routes["virtual_hosts"][0]["routes"][0]["match"] =
+        json!({ "safe_regex": { "regex": expression } });
+    resource("envoy.config.route.v3.RouteConfiguration", "routes", routes)
+}
+
+/// A cluster whose endpoint Envoy looks up by name.
+pub(crate) fn looked_up(name: &str, host: &str) -> (String, Resource) {
+    let address = json!({ "socket_address": { "address": host, "port_value": 80 } });
+    let endpoint = json!({ "endpoint": { "address": address } });
+    let cluster = json!({
+        "name": name,
+        "type": "STRICT_DNS",
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{ "lb_endpoints": [endpoint] }],
+        },
+    });
+    resource("envoy.config.cluster.v3.Cluster", name, cluster)
+}
+
 fn resource(kind: &str, name: &str, json: Value) -> (String, Resource) {
     let pool = DescriptorPool::decode(DESCRIPTORS).unwrap();
     let descriptor = pool.get_message_by_name(kind).unwrap();

@@ -11,6 +11,7 @@ use std::time::Duration;
 use mesh_agent::{Agent, Ports, Timing};
 use mesh_identity::testing::Authority;
 use mesh_model::SidecarConfig;
+use mesh_proto::envoy::service::discovery::v3::Resource;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
@@ -143,6 +144,14 @@ impl World {
             .send_replace(resource::served(self.listener, body));
     }
 
+    /// Puts one resource beside what is served, or in the place of its namesake.
+    pub(crate) fn put(&self, (type_url, resource): (String, Resource)) {
+        self.resources.send_modify(|resources| {
+            let of_type = resources.entry(type_url).or_default();
+            of_type.insert(resource.name.clone(), resource);
+        });
+    }
+
     pub(crate) fn state(&self, file: &str) -> PathBuf {
         self.config.state_dir.join(file)
     }
@@ -163,8 +172,13 @@ impl World {
 
     /// What the test's listener answers, if it answers.
     pub(crate) async fn call(&self) -> Option<String> {
+        self.call_for("/").await
+    }
+
+    /// What it answers to a path.
+    pub(crate) async fn call_for(&self, path: &str) -> Option<String> {
         let stream = TcpStream::connect(self.listener).await.ok()?;
-        let answer = get(stream, "/").await?;
+        let answer = get(stream, path).await?;
         Some(answer.rsplit_once("\r\n\r\n")?.1.to_owned())
     }
 

@@ -1,14 +1,15 @@
 //! The proxies and agents of the swarm.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use mesh_control::pilot::ads::client::{DeltaClient, Held};
+use mesh_control::pilot::ads::client::{ClientError, DeltaClient, Held};
 use mesh_control::pilot::resource::ResourceType;
 use mesh_identity::ClientTls;
-use mesh_identity::transport;
+use mesh_identity::transport::connect as connect_by_tls;
 use mesh_model::virtual_address;
 use mesh_proto::mesh::agent::v1::agents_client::AgentsClient;
 use mesh_proto::mesh::agent::v1::{
@@ -19,8 +20,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
 use tonic::transport::Channel;
+use tonic::{Status, Streaming};
 
 /// Whoever does not have something by then misses it.
 const TOO_LONG: Duration = Duration::from_secs(300);
@@ -51,15 +52,24 @@ pub(crate) struct Swarm {
 }
 
 impl Pilot {
-    /// Connects; tries again as agents do, since a server under load turns handshakes away.
-    async fn dial(&self) -> Channel {
-        loop {
-            match transport::connect(self.address, self.tls.clone()).await {
-                Ok(channel) => return channel,
-                Err(_busy) => sleep(RETRY).await,
-            }
-        }
+    async fn dial(&self) -> Result<Channel, Status> {
+        connect_by_tls(self.address, self.tls.clone())
+            .await
+            .map_err(|error| Status::from_error(error.into()))
     }
+}
+
+/// Whether a call got no answer, as opposed to a refusal: a server under load turns handshakes
+/// away, which the client sees when it connects or when it calls.
+fn is_unanswered(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<tonic::transport::Error>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 // === impl Agent ===
@@ -82,7 +92,18 @@ impl Agent {
         agents.into_values().collect()
     }
 
+    /// Registers a workload; comes again when it is turned away, as agents do.
     async fn register(pilot: &Pilot, workload: Workload) -> Self {
+        loop {
+            match Self::attempt(pilot, workload.clone()).await {
+                Ok(agent) => return agent,
+                Err(status) if is_unanswered(&status) => sleep(RETRY).await,
+                Err(status) => panic!("a registration was refused: {status}"),
+            }
+        }
+    }
+
+    async fn attempt(pilot: &Pilot, workload: Workload) -> Result<Self, Status> {
         let register = Register {
             workload: Some(workload),
             health: Health::Healthy.into(),
@@ -91,12 +112,12 @@ impl Agent {
         let (messages, outbound) = mpsc::channel(1);
         let message = Some(agent_message::Message::Register(register));
         messages.send(AgentMessage { message }).await.unwrap();
-        let mut client = AgentsClient::new(pilot.dial().await);
-        let answers = client.connect(ReceiverStream::new(outbound)).await.unwrap();
-        Self {
+        let mut client = AgentsClient::new(pilot.dial().await?);
+        let answers = client.connect(ReceiverStream::new(outbound)).await?;
+        Ok(Self {
             messages,
             _answers: answers.into_inner(),
-        }
+        })
     }
 
     /// Tells how its workload is.
@@ -258,11 +279,20 @@ impl Swarm {
     }
 }
 
+/// Opens the stream of a proxy that has `held`; comes again when it is turned away, as agents do.
 async fn open(pilot: &Pilot, number: u32, held: Held) -> DeltaClient {
     let id = format!("default/web-{number}");
-    DeltaClient::connect(pilot.dial().await, &id, held)
-        .await
-        .unwrap()
+    loop {
+        let attempt = async {
+            let channel = pilot.dial().await.map_err(Box::new)?;
+            DeltaClient::connect(channel, &id, held.clone()).await
+        };
+        match attempt.await {
+            Ok(client) => return client,
+            Err(ClientError::Refused(status)) if is_unanswered(&status) => sleep(RETRY).await,
+            Err(error) => panic!("client {number} was refused: {error}"),
+        }
+    }
 }
 
 /// Has all of them do something at the same time, each within [`TOO_LONG`].

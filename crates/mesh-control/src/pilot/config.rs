@@ -25,6 +25,8 @@ use tracing::{debug, info, warn};
 use self::object::Objects;
 use super::mesh::{Config, OutboundPolicy};
 
+#[cfg(test)]
+pub(super) use self::address::AddressBook;
 pub use self::address::record_addresses;
 
 /// Where the mesh's own objects are.

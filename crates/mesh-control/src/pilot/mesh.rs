@@ -4,7 +4,6 @@
 //! What contradicts itself is decided by a fixed rule (the older object, the smaller id) and named
 //! in [`Mesh::warnings`]; nothing is refused as a whole because of a part.
 
-pub mod address;
 mod change;
 mod entry;
 mod policy;

@@ -127,19 +127,24 @@ pub fn own(mesh: &Mesh, workload: &Workload) -> Layer {
     }
     let rest = cluster::inbound_passthrough();
     clusters.insert(rest.name.clone(), rest);
-    let listener = inbound::Inbound {
+    let inbound = inbound::Inbound {
         namespace: &workload.namespace,
         trust_domain: &mesh.trust_domain,
         ports,
         mode: mesh.mutual_tls_elsewhere(workload),
         filters: authorization::Filters::of(mesh, workload),
-    }
-    .listener();
+    };
+    let listener = inbound.listener();
+    let routes: Named<_> = inbound
+        .routes()
+        .map(|routes| (routes.name.clone(), routes))
+        .collect();
 
     let mut layer = Layer::default();
     set(&mut layer, ResourceType::Cluster, &clusters);
     let listeners = Named::from([(listener.name.clone(), listener)]);
     set(&mut layer, ResourceType::Listener, &listeners);
+    set(&mut layer, ResourceType::Route, &routes);
     layer
 }
 

@@ -197,6 +197,36 @@ async fn objects_and_registrations_reach_proxies() {
 }
 
 #[tokio::test]
+async fn addresses_are_given_back_through_the_api() {
+    let world = World::new().await;
+    let reviews = workload("reviews-1", "reviews", "10.213.0.3");
+    let _agent = world.register(&reviews).await;
+    let mut proxy = world.connect(&reviews, Held::default()).await;
+    soon(proxy.until(knows_reviews)).await.unwrap();
+    let maps: Api<ConfigMap> = Api::namespaced(world.client.clone(), "mesh-system");
+    let recorded = async || {
+        let map = maps.get("virtual-addresses").await.unwrap();
+        map.data?.remove("reviews.default.mesh")
+    };
+    let address = recorded().await.unwrap();
+
+    // With the rights that Pilot has.
+    let own = client(&world.home.path().join("pilot.kubeconfig")).await;
+    let book = config::AddressBook::new(own);
+    let nobody = BTreeSet::new();
+    let now = jiff::Timestamp::now();
+    book.sweep(&nobody, now).await.unwrap();
+    let marked = recorded().await.unwrap();
+    assert!(
+        marked.starts_with(&format!("{address} unused since ")),
+        "{marked}"
+    );
+    let tomorrow = now + jiff::SignedDuration::from_hours(25);
+    book.sweep(&nobody, tomorrow).await.unwrap();
+    assert_eq!(recorded().await, None);
+}
+
+#[tokio::test]
 async fn a_new_pilot_sends_nothing_to_who_has_it_all_and_waits_for_who_is_late() {
     let world = World::new().await;
     let productpage = workload("productpage-1", "productpage", "10.213.0.2");

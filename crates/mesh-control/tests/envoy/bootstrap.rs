@@ -1,6 +1,7 @@
 //! A layer as a configuration file: what comes by ADS stands in place, secrets come from files.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -50,14 +51,46 @@ pub(crate) fn bootstrap(resources: &Resources, secrets: &Secrets, admin: &Path) 
 
 fn put_routes(value: &mut Value, routes: &BTreeMap<String, Value>) {
     each_object(value, &mut |object| {
-        if let Some(rds) = object.remove("rds") {
+        let by_ads = |rds: &&mut Value| rds["config_source"]["ads"].is_object();
+        if let Some(rds) = object.get_mut("rds").filter(by_ads).map(|rds| rds.take()) {
+            object.remove("rds");
             let name = rds["route_config_name"].as_str().unwrap();
-            assert!(rds["config_source"]["ads"].is_object());
             object.insert("route_config".to_owned(), routes[name].clone());
             // A RouteConfiguration in place is refused for unknown clusters; one of RDS is not.
             object["route_config"]["validate_clusters"] = json!(false);
         }
     });
+}
+
+/// Lets Envoy read the routes of what comes in from files in `dir`, each anew when it is replaced.
+pub(crate) fn watch_inbound_routes(resources: &mut Resources, dir: &Path) {
+    for listener in resources.get_mut("listeners").unwrap().values_mut() {
+        each_object(listener, &mut |object| {
+            let Some(rds) = object.get_mut("rds") else {
+                return;
+            };
+            let name = rds["route_config_name"].as_str().unwrap();
+            if name.starts_with("inbound|") {
+                let path = dir.join(name);
+                rds["config_source"] = json!({ "path_config_source": { "path": path } });
+            }
+        });
+    }
+    write_inbound_routes(resources, dir);
+}
+
+/// Replaces those files.
+pub(crate) fn write_inbound_routes(resources: &Resources, dir: &Path) {
+    for (name, routes) in &resources["routes"] {
+        if name.starts_with("inbound|") {
+            let mut routes = routes.clone();
+            routes["@type"] = json!("type.googleapis.com/envoy.config.route.v3.RouteConfiguration");
+            let answer = json!({ "resources": [routes] });
+            let new = dir.join("new");
+            fs::write(&new, answer.to_string()).unwrap();
+            fs::rename(&new, dir.join(name)).unwrap();
+        }
+    }
 }
 
 fn put_endpoints(cluster: &mut Value, endpoints: &BTreeMap<String, Value>) {

@@ -41,7 +41,7 @@ use mesh_proto::google::protobuf::Any;
 use mesh_proto::mesh::agent::v1::agents_client::AgentsClient;
 use mesh_proto::mesh::agent::v1::agents_server::AgentsServer;
 use mesh_proto::mesh::agent::v1::{AgentMessage, PilotMessage, Register, Workload, agent_message};
-use prost::{Message as _, Name};
+use prost::Name;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;

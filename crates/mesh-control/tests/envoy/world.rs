@@ -29,7 +29,7 @@ use tempfile::TempDir;
 use tonic::transport::Endpoint;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::bootstrap::{Resources, bootstrap};
+use super::bootstrap::{Resources, bootstrap, watch_inbound_routes, write_inbound_routes};
 use super::case;
 use super::certificate::Authority;
 use super::namespace::{Machine, PROXY, pair};
@@ -44,13 +44,17 @@ pub(crate) struct World {
     pub(crate) server: Sidecar,
 }
 
+/// An open connection of HTTP/1.1.
+pub(crate) struct Kept(BufReader<TcpStream>);
+
 /// A machine with a sidecar.
 pub(crate) struct Sidecar {
     envoy: Child,
     /// Access logs that the Mixer gets.
     pub(crate) logs: Receiver<Entry>,
     pub(crate) machine: Machine,
-    _files: TempDir,
+    /// Its bootstrap, secrets and routes.
+    files: TempDir,
 }
 
 /// What matters of an access log.
@@ -71,26 +75,7 @@ impl World {
     /// `SERVER` stand for the addresses.
     pub(crate) fn start(yaml: &str) -> Self {
         let [client, server] = pair();
-        let list = |machine: &Machine| format!("[\"{}\", \"{}\"]", machine.v4, machine.v6);
-        let yaml = yaml
-            .replace("CLIENT", &list(&client))
-            .replace("HALFDEAD", &format!("[\"10.99.0.77\", \"{}\"]", server.v6))
-            .replace("SERVER6", &format!("[\"{}\"]", server.v6))
-            .replace("SERVER", &list(&server));
-        let mut documents: Vec<Value> = serde_saphyr::from_multiple(&yaml).unwrap();
-        let workloads: Vec<Workload> = serde_json::from_value(documents.remove(0)).unwrap();
-        let mut config = Config {
-            mixer: vec![SocketAddr::from(([127, 0, 0, 1], 15011))],
-            ..Config::default()
-        };
-        for document in &documents {
-            case::add(&mut config, document);
-        }
-        let workloads: Vec<_> = workloads
-            .into_iter()
-            .map(|workload| (workload, Health::Healthy))
-            .collect();
-        let mesh = case::assemble(config, &workloads);
+        let mesh = mesh_of(yaml, &client, &server);
         let authority = Authority::new();
         let client = Sidecar::start(&mesh, client, &authority);
         let server = Sidecar::start(&mesh, server, &authority);
@@ -99,6 +84,13 @@ impl World {
             client,
             server,
         }
+    }
+
+    /// Gives the server's proxy the routes of another mesh, and nothing else of it.
+    pub(crate) fn change_inbound_routes(&mut self, yaml: &str) {
+        self.mesh = mesh_of(yaml, &self.client.machine, &self.server.machine);
+        let resources = resources(&self.mesh, &self.server.machine);
+        write_inbound_routes(&resources, self.server.files.path());
     }
 
     /// The virtual addresses of a host.
@@ -116,6 +108,16 @@ impl World {
         self.say(to, port, &request).unwrap()
     }
 
+    /// A connection of the client's application that carries one request after the other.
+    pub(crate) fn connect(&self, to: IpAddr, port: u16) -> Kept {
+        let stream = self
+            .client
+            .machine
+            .inside(move || TcpStream::connect_timeout(&(to, port).into(), PATIENCE).unwrap());
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Kept(BufReader::new(stream))
+    }
+
     /// Bytes of the client's application, and all that is answered.
     pub(crate) fn say(&self, to: IpAddr, port: u16, bytes: &str) -> std::io::Result<String> {
         let bytes = bytes.to_owned();
@@ -127,6 +129,35 @@ impl World {
             stream.read_to_string(&mut answer)?;
             Ok(answer)
         })
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    /// The status of the answer to a request, whose body is read as well.
+    pub(crate) fn get(&mut self, host: &str, path: &str) -> u16 {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n");
+        self.0.get_mut().write_all(request.as_bytes()).unwrap();
+        let mut line = || {
+            let mut line = String::new();
+            assert!(self.0.read_line(&mut line).unwrap() > 0, "it was closed");
+            line.trim_end().to_ascii_lowercase()
+        };
+        let status = line().split(' ').nth(1).unwrap().parse().unwrap();
+        let mut length = 0;
+        loop {
+            let header = line();
+            assert_ne!(header, "connection: close");
+            if let Some(digits) = header.strip_prefix("content-length: ") {
+                length = digits.parse().unwrap();
+            }
+            if header.is_empty() {
+                break;
+            }
+        }
+        self.0.read_exact(&mut vec![0; length]).unwrap();
+        status
     }
 }
 
@@ -178,13 +209,11 @@ impl Sidecar {
     fn start(mesh: &Mesh, machine: Machine, authority: &Authority) -> Self {
         let is_here = |workload: &&(Workload, Health)| workload.0.addresses == machine.addresses();
         let (workload, _) = mesh.workloads().find(is_here).unwrap();
-        let mut resources = case::json(&snapshot::shared(mesh, &workload.namespace));
-        for (kind, own) in case::json(&snapshot::own(mesh, workload)) {
-            resources.get_mut(kind).unwrap().extend(own);
-        }
+        let mut resources = resources(mesh, &machine);
         without_tls(&mut resources, "mixer");
 
         let files = TempDir::new().unwrap();
+        watch_inbound_routes(&mut resources, files.path());
         let identity = workload.identity(&mesh.trust_domain).to_string();
         let secrets = authority.issue(&identity, files.path());
         let config = bootstrap(&resources, &secrets, &files.path().join("admin"));
@@ -230,7 +259,7 @@ impl Sidecar {
             envoy,
             logs,
             machine,
-            _files: files,
+            files,
         }
     }
 
@@ -304,6 +333,41 @@ impl Drop for Sidecar {
         self.envoy.kill().ok();
         self.envoy.wait().ok();
     }
+}
+
+/// The mesh that `yaml` describes, in which the machines' addresses are known by their roles.
+fn mesh_of(yaml: &str, client: &Machine, server: &Machine) -> Mesh {
+    let list = |machine: &Machine| format!("[\"{}\", \"{}\"]", machine.v4, machine.v6);
+    let yaml = yaml
+        .replace("CLIENT", &list(client))
+        .replace("HALFDEAD", &format!("[\"10.99.0.77\", \"{}\"]", server.v6))
+        .replace("SERVER6", &format!("[\"{}\"]", server.v6))
+        .replace("SERVER", &list(server));
+    let mut documents: Vec<Value> = serde_saphyr::from_multiple(&yaml).unwrap();
+    let workloads: Vec<Workload> = serde_json::from_value(documents.remove(0)).unwrap();
+    let mut config = Config {
+        mixer: vec![SocketAddr::from(([127, 0, 0, 1], 15011))],
+        ..Config::default()
+    };
+    for document in &documents {
+        case::add(&mut config, document);
+    }
+    let workloads: Vec<_> = workloads
+        .into_iter()
+        .map(|workload| (workload, Health::Healthy))
+        .collect();
+    case::assemble(config, &workloads)
+}
+
+/// What the proxy of a machine gets.
+fn resources(mesh: &Mesh, machine: &Machine) -> Resources {
+    let is_here = |workload: &&(Workload, Health)| workload.0.addresses == machine.addresses();
+    let (workload, _) = mesh.workloads().find(is_here).unwrap();
+    let mut resources = case::json(&snapshot::shared(mesh, &workload.namespace));
+    for (kind, own) in case::json(&snapshot::own(mesh, workload)) {
+        resources.get_mut(kind).unwrap().extend(own);
+    }
+    resources
 }
 
 /// The Mixer of the test speaks without TLS.

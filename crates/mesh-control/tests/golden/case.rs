@@ -9,11 +9,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mesh_control::pilot::mesh::{Config, Mesh, OutboundPolicy, address};
+use mesh_control::pilot::mesh::{Config, Mesh, OutboundPolicy};
 use mesh_control::pilot::resource::{Layer, ResourceType};
 use mesh_control::pilot::snapshot;
 use mesh_model::istio::{IstioKind, IstioObject, check};
-use mesh_model::{Health, Kind, Namespace, Workload, WorkloadId};
+use mesh_model::{Health, Kind, Namespace, Workload, WorkloadId, virtual_address};
 use mesh_proto::envoy::service::discovery::v3::DeltaDiscoveryResponse;
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
@@ -133,12 +133,10 @@ impl Case {
 
 /// Assembles a mesh in which every host that needs virtual addresses has some.
 pub(crate) fn assemble(mut config: Config, workloads: &[(Workload, Health)]) -> Mesh {
-    let mut taken = BTreeMap::new();
-    for host in Mesh::assemble(&config, workloads).unaddressed {
-        let addresses = address::assign(&host, &taken).unwrap();
-        taken.insert(addresses.v4, host.clone());
-        config.virtual_addresses.insert(host, addresses);
-    }
+    let hosts = Mesh::assemble(&config, workloads).unaddressed;
+    let allocation = virtual_address::allocate(&BTreeMap::new(), &hosts);
+    assert!(allocation.left_out.is_empty());
+    config.virtual_addresses = allocation.addresses;
     let mesh = Mesh::assemble(&config, workloads);
     assert!(mesh.unaddressed.is_empty());
     mesh

@@ -16,9 +16,6 @@ spec: {spec}
 
 /// A call of `bank/sa/web` to the workload `app=web` of `shop`, at port 80.
 fn decide(policies: &[String], change: impl FnOnce(&mut Call<'_>)) -> Decision {
-    let yaml = policies.concat();
-    let policies = objects_of!(AuthorizationPolicy, yaml.trim_end_matches('-'));
-    let source: SpiffeId = "spiffe://cluster.local/ns/bank/sa/web".parse().unwrap();
     let request = HttpRequest {
         method: "GET".to_owned(),
         path: "/items/1?x=y".to_owned(),
@@ -26,13 +23,25 @@ fn decide(policies: &[String], change: impl FnOnce(&mut Call<'_>)) -> Decision {
         headers: map(&[("x-tier", "gold")]),
         ..HttpRequest::default()
     };
+    decide_for(policies, &request, change)
+}
+
+/// The same with this request.
+fn decide_for(
+    policies: &[String],
+    request: &HttpRequest,
+    change: impl FnOnce(&mut Call<'_>),
+) -> Decision {
+    let yaml = policies.concat();
+    let policies = objects_of!(AuthorizationPolicy, yaml.trim_end_matches('-'));
+    let source: SpiffeId = "spiffe://cluster.local/ns/bank/sa/web".parse().unwrap();
     let mut call = Call {
         source: Some(&source),
         source_ip: "10.213.0.9".parse().unwrap(),
         destination_ip: "10.213.0.2".parse().unwrap(),
         destination_port: 80,
         sni: None,
-        request: Some(&request),
+        request: Some(request),
     };
     change(&mut call);
     may(&policies, "shop", &map(&[("app", "web")]), &call)
@@ -237,6 +246,25 @@ fn an_operation_is_known_by_port_method_path_and_host() {
             )),
             "{operation}"
         );
+    }
+}
+
+/// As in Istio: who means a host at any port writes both.
+#[test]
+fn a_port_in_the_authority_is_part_of_the_host() {
+    let with_port = |hosts: &str| {
+        let spec = format!("{{ rules: [{{ to: [{{ operation: {{ hosts: [{hosts}] }} }}] }}] }}");
+        let request = HttpRequest {
+            authority: "web.shop.mesh:8080".to_owned(),
+            ..HttpRequest::default()
+        };
+        decide_for(&[policy("a", "shop", &spec)], &request, |_| ()).allowed
+    };
+    for hosts in ["'web.shop.mesh:*'", "'web.shop.mesh:8080'", "'web*'"] {
+        assert!(with_port(hosts), "{hosts}");
+    }
+    for hosts in ["web.shop.mesh", "'*.shop.mesh'"] {
+        assert!(!with_port(hosts), "{hosts}");
     }
 }
 

@@ -24,8 +24,9 @@ use crate::Problem;
 #[serde(try_from = "String", into = "String")]
 pub struct Duration(time::Duration);
 
-/// The longest duration of Go, about 292 years: nobody needs more, and the proxy takes no more.
-const LONGEST_NANOSECONDS: u128 = i64::MAX.unsigned_abs() as u128;
+/// The longest duration that Envoy takes, about 292 years: the seconds whose nanoseconds, with any
+/// fraction, can be counted with 63 bits.
+const LONGEST_NANOSECONDS: u128 = 9_223_372_035 * NANOSECONDS_PER_SECOND;
 
 // === impl Duration ===
 
@@ -207,6 +208,7 @@ mod tests {
             ".s",
             "1e3s",
             "9999999999h",
+            "9223372036s",
             "99999999999999999999999999999999999999999999s",
             "1\u{445}",
         ] {

@@ -24,6 +24,17 @@ pub(super) const LABEL: &str = "a DNS label (a-z, 0-9, `-`; at most 63)";
 pub(super) const ADDRESS: &str = "an IP address";
 pub(super) const NETWORK: &str = "an IP address, or a network as in `10.0.0.0/8`";
 
+/// Envoy's limit for the name and the value of a header that is set, in bytes.
+pub(super) const LONGEST_HEADER: usize = 16_384;
+
+/// A token of HTTP. Source: RFC 9110, section 5.6.2.
+pub(super) fn is_token(name: &str) -> bool {
+    !name.is_empty()
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
 impl Report {
     /// Refuses the value at `path`.
     pub(super) fn wrong(
@@ -110,6 +121,20 @@ impl Report {
         if let Err(problem) = regex.parse::<Pattern>() {
             self.wrong(path, regex, problem.expected);
         }
+    }
+
+    /// Text that becomes part of a request or a header: Envoy takes no control characters there,
+    /// and no more than 16 KiB.
+    pub(super) fn header_text(&mut self, path: &str, text: &str) {
+        let control = text.bytes().any(|b| b != b'\t' && b.is_ascii_control());
+        self.demand(!control, path, text, "text without control characters");
+        self.limit(path, text.len(), LONGEST_HEADER);
+    }
+
+    /// The name of a header: a token of HTTP. Source: RFC 9110, section 5.6.2.
+    pub(super) fn header_name(&mut self, path: &str, name: &str) {
+        self.demand(is_token(name), path, name, "the name of a header");
+        self.limit(path, name.len(), LONGEST_HEADER);
     }
 
     /// A match of a string: at most one way, and not one that is empty.

@@ -147,12 +147,7 @@ const PORT_POLICY: &[Field] = &[
     ignored("loadBalancer.backendUtilization"),
     ignored("loadBalancer.localityLbSetting"),
     ignored("loadBalancer.zoneAwareLbSetting"),
-    ignored("loadBalancer.warmupDurationSecs"),
-    ignored("loadBalancer.warmup"),
-    ignored("loadBalancer.consistentHash.httpCookie.attributes"),
-    ignored("connectionPool.http.h2UpgradePolicy"),
     ignored("connectionPool.http.useClientProtocol"),
-    ignored("connectionPool.http.http2KeepAlive"),
     ignored("outlierDetection.outlierDetectionHttpErrorCodes"),
     ignored("tls.credentialName"),
 ];

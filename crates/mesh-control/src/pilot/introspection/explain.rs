@@ -333,18 +333,20 @@ fn destination(
     port: u16,
     request: Option<&HttpRequest>,
 ) -> Destination {
-    let port = share.port.unwrap_or(port);
+    let entry = share
+        .host
+        .parse::<Host>()
+        .ok()
+        .and_then(|host| resolved.mesh.entries.get(&host))
+        .filter(|entry| entry.is_seen_from(&from.namespace));
+    let ports = entry.map(|entry| &entry.service.ports);
+    let port = route::destination_port(share.port, ports, port);
     let mut destination = Destination {
         cluster: format!("outbound|{port}|{}|{}", share.subset, share.host),
         share: share.clone(),
         problem: None,
         endpoints: Vec::new(),
     };
-    let entry = share
-        .host
-        .parse::<Host>()
-        .ok()
-        .and_then(|host| resolved.mesh.entries.get(&host));
     let Some(entry) = entry else {
         destination.problem = Some(format!("no service `{}` is known", share.host));
         return destination;

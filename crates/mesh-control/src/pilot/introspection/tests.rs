@@ -16,6 +16,8 @@ use tonic::Code;
 
 use super::*;
 use crate::pilot::mesh::{Config, Mesh};
+use crate::pilot::resource::ResourceType;
+use crate::pilot::snapshot;
 
 /// An API server that allows `allowed` (user and namespace) and remembers what it was asked.
 fn api(allowed: &'static [(&str, &str)]) -> (Client, Arc<Mutex<Vec<Value>>>) {
@@ -40,9 +42,11 @@ fn api(allowed: &'static [(&str, &str)]) -> (Client, Arc<Mutex<Vec<Value>>>) {
 }
 
 fn workload(name: &str, account: &str, version: &str) -> Workload {
+    // Nobody else's, so that it is seen when it is meant.
+    let number = if account == "productpage" { 9070 } else { 9080 };
     let service = json!({
         "name": account,
-        "ports": [{ "name": "http", "number": 9080, "target": 8080, "protocol": "http" }],
+        "ports": [{ "name": "http", "number": number, "target": 8080, "protocol": "http" }],
     });
     let workload = json!({
         "id": format!("default/{name}"),
@@ -66,6 +70,10 @@ fn resolved() -> Resolved {
                 {
                     "match": [{ "headers": { "end-user": { "exact": "jason" } } }],
                     "route": [{ "destination": { "host": "reviews", "subset": "v2" } }],
+                },
+                {
+                    "match": [{ "uri": { "prefix": "/page" } }],
+                    "route": [{ "destination": { "host": "productpage" } }],
                 },
                 { "route": [
                     { "destination": { "host": "reviews", "subset": "v1" }, "weight": 90 },
@@ -247,6 +255,31 @@ fn the_route_that_matches_is_named_with_its_endpoints() {
     assert_eq!(endpoint["secured"], true);
     assert_eq!(endpoint["mutualTls"]["mode"], "PERMISSIVE");
     assert_eq!(endpoint["authorization"]["allowed"], true);
+}
+
+#[test]
+fn a_destination_without_a_port_means_the_only_one_of_its_service() {
+    let mut message = call("default/productpage-1", "reviews:9080");
+    message.path = "/page".to_owned();
+    let json = explained(&message);
+    let [destination] = json["destinations"].as_array().unwrap().as_slice() else {
+        panic!("{json:#}")
+    };
+    let cluster = "outbound|9070||productpage.default.mesh";
+    assert_eq!(destination["cluster"], cluster);
+    assert_eq!(destination["endpoints"].as_array().map(Vec::len), Some(1));
+
+    // And so says what the caller's proxy gets.
+    let namespace = "default".parse().unwrap();
+    let layer = snapshot::shared(&resolved().mesh, &namespace);
+    let routes = layer.of(ResourceType::Route).iter();
+    let routed = routes.filter(|routes| routes.name.starts_with("9080/"));
+    let leads = |bytes: &[u8]| {
+        bytes
+            .windows(cluster.len())
+            .any(|at| at == cluster.as_bytes())
+    };
+    assert_eq!(routed.filter(|routes| leads(&routes.entry)).count(), 1);
 }
 
 #[test]

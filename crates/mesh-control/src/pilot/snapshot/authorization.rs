@@ -5,6 +5,10 @@
 //! requests cannot be looked at: a rule that allows under it then allows nothing, and a rule that
 //! refuses under it refuses without it, so that a policy never becomes weaker (as in Istio).
 //!
+//! Rules for requests stand twice. In the routes of a port they hold from the next request on, also
+//! on connections that are open: Envoy exchanges routes in place. In the listener they are what
+//! makes Envoy end, within its drain time, the connections and streams that the older rules let in.
+//!
 //! Envoy decides on a connection when the caller's first byte comes. A server that speaks first
 //! has greeted by then, also somebody who is refused; what that caller says never reaches it.
 
@@ -18,9 +22,10 @@ use mesh_model::istio::authorization_policy::{Action, Rule};
 use mesh_model::{Object, TrustDomain, Workload};
 use mesh_proto::envoy::config::listener::v3::Filter;
 use mesh_proto::envoy::config::rbac::v3 as rbac;
-use mesh_proto::envoy::extensions::filters::http::rbac::v3::Rbac as HttpRbac;
+use mesh_proto::envoy::extensions::filters::http::rbac::v3::{Rbac as HttpRbac, RbacPerRoute};
 use mesh_proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
 use mesh_proto::envoy::extensions::filters::network::rbac::v3::Rbac as NetworkRbac;
+use mesh_proto::google::protobuf::Any;
 
 use super::{listener, wire};
 use crate::pilot::mesh::Mesh;
@@ -28,11 +33,18 @@ use crate::pilot::mesh::Mesh;
 /// Policies by the names under which logs and statistics show them.
 type Policies = BTreeMap<String, rbac::Policy>;
 
-/// The filters of a workload; none when nobody restricts who may call it.
+/// The rules of a workload, where requests are read and where only connections are seen.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Filters {
-    http: Vec<rbac::Rbac>,
-    network: Vec<rbac::Rbac>,
+    http: Chain,
+    network: Chain,
+}
+
+/// First what refuses, then what allows; nothing where nobody restricts who may call.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Chain {
+    deny: Option<rbac::Rbac>,
+    allow: Option<rbac::Rbac>,
 }
 
 // === impl Filters ===
@@ -57,7 +69,7 @@ impl Filters {
                 policies: rules(Action::Allow),
                 ..Default::default()
             });
-            deny.into_iter().chain(allow).collect()
+            Chain { deny, allow }
         };
         Self {
             http: chain(Sight::Requests),
@@ -65,38 +77,60 @@ impl Filters {
         }
     }
 
-    /// The filters where requests are read.
+    /// The filters where requests are read. Both are always there, if only to be told something
+    /// by the routes later.
     pub(super) fn http(&self) -> Vec<HttpFilter> {
-        let filter = |rules: &rbac::Rbac| {
+        let filter = |(action, rules): (&str, &Option<rbac::Rbac>)| {
             let config = HttpRbac {
-                rules: Some(rules.clone()),
+                rules: rules.clone(),
                 ..Default::default()
             };
-            listener::http_filter(&name("http", rules), wire::any(&config))
+            listener::http_filter(&name("http", action), wire::any(&config))
         };
-        self.http.iter().map(filter).collect()
+        self.http.parts().map(filter).into()
+    }
+
+    /// What the routes tell those filters: the rules, or to let everything by.
+    pub(super) fn of_routes(&self) -> BTreeMap<String, Any> {
+        let told = |(action, rules): (&str, &Option<rbac::Rbac>)| {
+            let config = RbacPerRoute {
+                rbac: rules.as_ref().map(|rules| HttpRbac {
+                    rules: Some(rules.clone()),
+                    ..Default::default()
+                }),
+            };
+            (name("http", action), wire::any(&config))
+        };
+        self.http.parts().map(told).into()
     }
 
     /// The filters where only connections are seen.
     pub(super) fn network(&self) -> Vec<Filter> {
-        let filter = |rules: &rbac::Rbac| {
+        let filter = |(action, rules): (&str, &Option<rbac::Rbac>)| {
             let config = NetworkRbac {
-                rules: Some(rules.clone()),
+                rules: Some(rules.clone()?),
                 stat_prefix: "authorization.".to_owned(),
                 ..Default::default()
             };
-            listener::filter(&name("network", rules), wire::any(&config))
+            let filter = listener::filter(&name("network", action), wire::any(&config));
+            Some(filter)
         };
-        self.network.iter().map(filter).collect()
+        self.network
+            .parts()
+            .into_iter()
+            .filter_map(filter)
+            .collect()
+    }
+}
+
+impl Chain {
+    fn parts(&self) -> [(&'static str, &Option<rbac::Rbac>); 2] {
+        [("deny", &self.deny), ("allow", &self.allow)]
     }
 }
 
 /// Names a filter; the two of a chain must not have the same name.
-fn name(layer: &str, rules: &rbac::Rbac) -> String {
-    let action = match rules.action() {
-        rbac::rbac::Action::Deny => "deny",
-        _ => "allow",
-    };
+fn name(layer: &str, action: &str) -> String {
     format!("envoy.filters.{layer}.rbac.{action}")
 }
 

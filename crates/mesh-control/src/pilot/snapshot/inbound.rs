@@ -10,13 +10,13 @@ use std::time::Duration;
 use mesh_model::istio::peer_authentication::MutualTlsMode as Mode;
 use mesh_model::{Host, Namespace, Protocol, TrustDomain, Workload};
 use mesh_proto::envoy::config::listener::v3 as lds;
+use mesh_proto::envoy::config::route::v3::RouteConfiguration;
 use mesh_proto::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use mesh_proto::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 
 use super::access_log::{self, Side};
 use super::authorization::Filters;
-use super::listener::{self, Routes};
-use super::{cluster, route, tls, wire};
+use super::{cluster, listener, route, tls, wire};
 
 /// Where the redirect rules send what comes to the workload.
 pub(super) const PORT: u16 = 15006;
@@ -104,6 +104,15 @@ impl Inbound<'_> {
         }
     }
 
+    /// The routes of the ports whose requests are read, with the rules for those requests.
+    pub(super) fn routes(&self) -> impl Iterator<Item = RouteConfiguration> {
+        let read = self.ports.iter().filter(|port| port.is_http());
+        read.map(|port| RouteConfiguration {
+            typed_per_filter_config: self.filters.of_routes(),
+            ..route::inbound(port.number, &port.services, self.namespace)
+        })
+    }
+
     /// The chains of one port.
     fn port(&self, port: &Port) -> Vec<lds::FilterChain> {
         let name = |way: &str| format!("{}/{way}", port.number);
@@ -166,13 +175,8 @@ impl Inbound<'_> {
         if !port.is_http() {
             return self.bytes(port);
         }
-        let routes = Routes::Inline(Box::new(route::inbound(
-            port.number,
-            &port.services,
-            self.namespace,
-        )));
-        let filters = self.filters.http();
-        vec![listener::http(Side::Inbound, routes, filters)]
+        let routes = cluster::inbound_name(port.number);
+        vec![listener::http(Side::Inbound, routes, self.filters.http())]
     }
 
     /// The filters for bytes.

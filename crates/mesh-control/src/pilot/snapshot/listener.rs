@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use mesh_proto::envoy::config::core::v3 as core;
 use mesh_proto::envoy::config::listener::v3 as lds;
-use mesh_proto::envoy::config::route::v3::RouteConfiguration;
 use mesh_proto::envoy::extensions::filters::http::router::v3::Router;
 use mesh_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use mesh_proto::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager as manager;
@@ -15,15 +14,6 @@ use mesh_proto::google::protobuf::Any;
 
 use super::access_log::{self, Side};
 use super::{cluster, wire};
-
-/// Where a listener's `RouteConfiguration` comes from.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Routes {
-    /// From ADS, under this name.
-    Named(String),
-    /// From here.
-    Inline(Box<RouteConfiguration>),
-}
 
 /// Clusters that connections are spread over, by weight.
 pub(super) type Weighted = Vec<(String, u32)>;
@@ -110,15 +100,13 @@ pub(super) fn tcp(
     filter("envoy.filters.network.tcp_proxy", wire::any(&config))
 }
 
-/// The filter that passes requests on, with `filters` before the router.
-pub(super) fn http(side: Side, routes: Routes, filters: Vec<hcm::HttpFilter>) -> lds::Filter {
-    let routes = match routes {
-        Routes::Named(name) => RouteSpecifier::Rds(hcm::Rds {
-            config_source: wire::ads(),
-            route_config_name: name,
-        }),
-        Routes::Inline(config) => RouteSpecifier::RouteConfig(*config),
-    };
+/// The filter that passes requests on by the `RouteConfiguration` that ADS has under the name
+/// `routes`, with `filters` before the router.
+pub(super) fn http(side: Side, routes: String, filters: Vec<hcm::HttpFilter>) -> lds::Filter {
+    let routes = RouteSpecifier::Rds(hcm::Rds {
+        config_source: wire::ads(),
+        route_config_name: routes,
+    });
     let last = http_filter("envoy.filters.http.router", wire::any(&silent_router()));
     let mut config = hcm::HttpConnectionManager {
         stat_prefix: match side {

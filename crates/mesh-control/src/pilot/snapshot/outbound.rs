@@ -12,8 +12,7 @@ use mesh_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use mesh_proto::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 
 use super::access_log::{self, Side};
-use super::listener::{self, Routes};
-use super::{View, cluster, route, wire};
+use super::{View, cluster, listener, route, wire};
 use crate::pilot::mesh::{Entry, OutboundPolicy};
 
 /// Where the redirect rules send what an application calls.
@@ -73,7 +72,7 @@ pub(super) fn http(view: &View<'_>, port: u16) -> lds::Listener {
 fn manager(routes: String) -> lds::Filter {
     // Without configuration the filter does nothing; routes with a fault have theirs.
     let fault = listener::http_filter(FAULT, wire::any(&HttpFault::default()));
-    listener::http(Side::Outbound, Routes::Named(routes), vec![fault])
+    listener::http(Side::Outbound, routes, vec![fault])
 }
 
 /// The chain of what goes to addresses that no service has.

@@ -174,11 +174,6 @@ pub(super) fn suffix(text: impl Into<String>) -> StringMatcher {
     pattern(MatchPattern::Suffix(text.into()))
 }
 
-/// Matches text that contains it.
-pub(super) fn contains(text: impl Into<String>) -> StringMatcher {
-    pattern(MatchPattern::Contains(text.into()))
-}
-
 /// Matches the whole text by an expression that the user wrote as one.
 pub(super) fn regex(expression: &str) -> StringMatcher {
     pattern(MatchPattern::SafeRegex(expression_of(expression)))

@@ -6,6 +6,8 @@ use super::{Action, AuthorizationPolicy, Condition, Key, Operation, Rule, Source
 use crate::ObjectMeta;
 use crate::istio::report::Report;
 
+/// Envoy's limit for a path with `{*}` or `{**}`, in bytes.
+const LONGEST_TEMPLATE: usize = 256;
 /// Istio's limit for values of `serviceAccounts`.
 const MOST_SERVICE_ACCOUNTS: usize = 16;
 
@@ -122,6 +124,12 @@ fn validate_operation(operation: &Operation, path: &str, report: &mut Report) {
         not_empty(values, &format!("{path}.{name}"), report);
     }
     for (name, values) in [
+        ("hosts", &operation.hosts),
+        ("notHosts", &operation.not_hosts),
+    ] {
+        warn_of_ports(values, &format!("{path}.{name}"), report);
+    }
+    for (name, values) in [
         ("ports", &operation.ports),
         ("notPorts", &operation.not_ports),
     ] {
@@ -141,6 +149,22 @@ fn validate_operation(operation: &Operation, path: &str, report: &mut Report) {
     }
 }
 
+/// A port is part of the host that a client asks for, and clients write every port but 80 and 443.
+fn warn_of_ports(hosts: &[String], path: &str, report: &mut Report) {
+    for (index, host) in hosts.iter().enumerate() {
+        let any_port = format!("{host}:*");
+        // One that begins with `*` cannot end with another.
+        let exact = !host.starts_with('*') && !host.ends_with('*') && !host.contains(':');
+        if exact && !hosts.contains(&any_port) {
+            let text = format!(
+                "does not match `{host}` with a port, as in `{host}:8080`; \
+                 a second value `{any_port}` does"
+            );
+            report.warn(&format!("{path}[{index}]"), &text);
+        }
+    }
+}
+
 fn validate_condition(condition: &Condition, path: &str, report: &mut Report) {
     if condition.values.is_empty() && condition.not_values.is_empty() {
         report.wrong(path, "", "`values` or `notValues`");
@@ -148,6 +172,10 @@ fn validate_condition(condition: &Condition, path: &str, report: &mut Report) {
     let Some(key) = Key::of(&condition.key) else {
         return report.wrong(format!("{path}.key"), &condition.key, SUPPORTED_KEY);
     };
+    if let Key::Header(name) = key {
+        let plain = name.strip_prefix(':').unwrap_or(name);
+        report.header_name(&format!("{path}.key"), plain);
+    }
     for (name, values) in [
         ("values", &condition.values),
         ("notValues", &condition.not_values),
@@ -210,6 +238,9 @@ fn service_accounts(values: &[String], path: &str, report: &mut Report) {
 /// Source: <https://www.envoyproxy.io/docs/envoy/latest/api-v3/extensions/path/match/uri_template/v3/uri_template_match.proto>.
 fn path_is_right(path: &str) -> Result<(), &'static str> {
     let template = is_template(path);
+    if template && path.len() > LONGEST_TEMPLATE {
+        return Err("a path with `{*}` or `{**}` of at most 256 bytes");
+    }
     let mut any_before = false;
     for segment in path.trim_matches('/').split('/') {
         match segment {

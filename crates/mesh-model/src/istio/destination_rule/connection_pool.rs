@@ -48,13 +48,13 @@ message! {
         pub max_retries: Option<u32>,
         /// How long a connection without requests is kept; 1 h unless set.
         pub idle_timeout: Option<Duration>,
-        /// Not supported: kept, with a warning. Whether HTTP/1 becomes HTTP/2 on the way.
+        /// Whether HTTP/1 becomes HTTP/2 on the way.
         pub h2_upgrade_policy: Option<H2UpgradePolicy>,
         /// Not supported: kept, with a warning. Whether the caller's version of HTTP is kept.
         pub use_client_protocol: bool,
         /// Requests at a time on one connection of HTTP/2.
         pub max_concurrent_streams: Option<u32>,
-        /// Not supported: kept, with a warning. Keepalive of HTTP/2.
+        /// Keepalive of HTTP/2.
         pub http2_keep_alive: Option<Http2KeepAlive>,
     }
 

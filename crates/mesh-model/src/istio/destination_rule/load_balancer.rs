@@ -18,9 +18,9 @@ message! {
         pub locality_lb_setting: Option<LocalityLoadBalancer>,
         /// Not supported: kept, with a warning. By zone.
         pub zone_aware_lb_setting: Option<ZoneAwareLoadBalancer>,
-        /// Not supported: kept, with a warning. The older form of `warmup`.
+        /// The older form of `warmup`.
         pub warmup_duration_secs: Option<Duration>,
-        /// Not supported: kept, with a warning. How new endpoints get their share step by step.
+        /// How new endpoints get their share step by step.
         pub warmup: Option<Warmup>,
     }
 
@@ -64,7 +64,7 @@ message! {
         /// How long it lives, if the proxy makes it; without, the proxy makes none, and `0s` is
         /// until the client ends.
         pub ttl: Option<Duration>,
-        /// Not supported: kept, with a warning. Further attributes.
+        /// Further attributes.
         pub attributes: Vec<CookieAttribute>,
     }
 

@@ -3,12 +3,16 @@
 use std::collections::BTreeSet;
 
 use super::{
-    ClientTls, ConnectionPool, ConsistentHash, DestinationRule, LoadBalancer, OutlierDetection,
-    PortTrafficPolicy, TlsMode, TrafficPolicy,
+    ClientTls, ConnectionPool, ConsistentHash, DestinationRule, HttpCookie, LoadBalancer,
+    OutlierDetection, PortTrafficPolicy, TlsMode, TrafficPolicy, Warmup,
 };
 use crate::ObjectMeta;
 use crate::istio::report::Report;
 
+/// Envoy's largest ring, in places.
+const LARGEST_RING: u64 = 8_388_608;
+/// Envoy's longest server name for TLS, in bytes.
+const LONGEST_SNI: usize = 255;
 /// Envoy's largest table for Maglev, which must also be a prime.
 const LARGEST_MAGLEV: u64 = 5_000_011;
 
@@ -261,6 +265,31 @@ fn load_balancer(balancer: &LoadBalancer, path: &str, report: &mut Report) {
     if let Some(hash) = &balancer.consistent_hash {
         consistent_hash(hash, &format!("{path}.consistentHash"), report);
     }
+    report.duration(
+        &format!("{path}.warmupDurationSecs"),
+        balancer.warmup_duration_secs,
+    );
+    if let Some(settings) = &balancer.warmup {
+        warmup(settings, &format!("{path}.warmup"), report);
+    }
+}
+
+fn warmup(warmup: &Warmup, path: &str, report: &mut Report) {
+    let over = format!("{path}.duration");
+    report.demand(warmup.duration.is_some(), &over, "", "a duration");
+    report.duration(&over, warmup.duration);
+    let share = warmup.minimum_percent.unwrap_or(0.0);
+    let path_of_share = format!("{path}.minimumPercent");
+    let right = (0.0..=100.0).contains(&share);
+    report.demand(right, path_of_share, &share.to_string(), "from 0 to 100");
+    let growth = warmup.aggression.unwrap_or(1.0);
+    let right = growth >= 1.0 && growth.is_finite();
+    report.demand(
+        right,
+        format!("{path}.aggression"),
+        &growth.to_string(),
+        "at least 1",
+    );
 }
 
 fn consistent_hash(hash: &ConsistentHash, path: &str, report: &mut Report) {
@@ -283,21 +312,28 @@ fn consistent_hash(hash: &ConsistentHash, path: &str, report: &mut Report) {
                         `httpQueryParameterName`";
         report.wrong(path, &found.join(" and "), expected);
     }
-    for (name, text) in [
-        ("httpHeaderName", &hash.http_header_name),
-        ("httpQueryParameterName", &hash.http_query_parameter_name),
-    ] {
-        if text.as_deref() == Some("") {
-            report.wrong(format!("{path}.{name}"), "", "a name");
-        }
+    if let Some(name) = &hash.http_header_name {
+        // `:authority` and its like are hashed as headers are.
+        let plain = name.strip_prefix(':').unwrap_or(name);
+        report.header_name(&format!("{path}.httpHeaderName"), plain);
     }
-    if let Some(cookie) = &hash.http_cookie {
-        report.demand(
-            !cookie.name.is_empty(),
-            format!("{path}.httpCookie.name"),
-            "",
-            "a name",
-        );
+    if hash.http_query_parameter_name.as_deref() == Some("") {
+        report.wrong(format!("{path}.httpQueryParameterName"), "", "a name");
+    }
+    if let Some(of_cookie) = &hash.http_cookie {
+        cookie(of_cookie, &format!("{path}.httpCookie"), report);
+    }
+    let ring = hash.ring_hash.as_ref();
+    for (name, size) in [
+        ("minimumRingSize", hash.minimum_ring_size),
+        (
+            "ringHash.minimumRingSize",
+            ring.map_or(0, |ring| ring.minimum_ring_size),
+        ),
+    ] {
+        let right = size <= LARGEST_RING;
+        let expected = "at most 8388608";
+        report.demand(right, format!("{path}.{name}"), &size.to_string(), expected);
     }
     let tables = [
         hash.minimum_ring_size > 0,
@@ -321,8 +357,26 @@ fn consistent_hash(hash: &ConsistentHash, path: &str, report: &mut Report) {
     }
 }
 
+/// Its parts become parts of a `Set-Cookie` header.
+fn cookie(cookie: &HttpCookie, path: &str, report: &mut Report) {
+    report.header_name(&format!("{path}.name"), &cookie.name);
+    report.header_text(&format!("{path}.path"), &cookie.path);
+    for (index, attribute) in cookie.attributes.iter().enumerate() {
+        let path = format!("{path}.attributes[{index}]");
+        report.header_name(&format!("{path}.name"), &attribute.name);
+        report.header_text(&format!("{path}.value"), &attribute.value);
+    }
+}
+
 fn tls(tls: &ClientTls, path: &str, report: &mut Report) {
     let by_name = !tls.credential_name.is_empty();
+    report.limit(format!("{path}.sni"), tls.sni.len(), LONGEST_SNI);
+    report.header_text(&format!("{path}.sni"), &tls.sni);
+    for (index, name) in tls.subject_alt_names.iter().enumerate() {
+        let path = format!("{path}.subjectAltNames[{index}]");
+        report.demand(!name.is_empty(), &path, "", "a name");
+        report.header_text(&path, name);
+    }
     if tls.insecure_skip_verify == Some(true)
         && matches!(tls.mode, TlsMode::Simple | TlsMode::Mutual)
         && (!tls.ca_certificates.is_empty() || !tls.subject_alt_names.is_empty())

@@ -109,6 +109,9 @@ fn http_route(route: &HttpRoute, path: &str, report: &mut Report) {
     mirrors(route, path, report);
 }
 
+/// Envoy's limit for the name of a parameter that is matched, in bytes.
+const LONGEST_PARAMETER: usize = 1024;
+
 fn http_match(condition: &HttpMatch, path: &str, report: &mut Report) {
     if let Some(uri) = &condition.uri
         && uri.prefix.as_deref() != Some("")
@@ -136,6 +139,9 @@ fn http_match(condition: &HttpMatch, path: &str, report: &mut Report) {
         .collect();
     header::matches(&without, &format!("{path}.withoutHeaders"), report);
     for (name, string) in &condition.query_params {
+        let right = (1..=LONGEST_PARAMETER).contains(&name.len());
+        let expected = "the name of a parameter (1 to 1024 bytes)";
+        report.demand(right, format!("{path}.queryParams"), name, expected);
         report.string_match(&format!("{path}.queryParams[{name}]"), string);
     }
     source(

@@ -49,6 +49,34 @@ fn destination_rules() {
             "connectionPool.http.http2KeepAlive.timeout",
         ),
         (
+            "loadBalancer: { consistentHash: { httpHeaderName: 'x y' } }",
+            "loadBalancer.consistentHash.httpHeaderName",
+        ),
+        (
+            "loadBalancer: { consistentHash: { httpCookie: { name: a, path: \"a\\nb\" } } }",
+            "loadBalancer.consistentHash.httpCookie.path",
+        ),
+        (
+            "loadBalancer: { consistentHash: { useSourceIp: true, minimumRingSize: 8388609 } }",
+            "loadBalancer.consistentHash.minimumRingSize",
+        ),
+        (
+            "loadBalancer: { warmup: { aggression: 2 } }",
+            "loadBalancer.warmup.duration",
+        ),
+        (
+            "loadBalancer: { warmup: { duration: 1s, aggression: 0.5 } }",
+            "loadBalancer.warmup.aggression",
+        ),
+        (
+            "loadBalancer: { warmup: { duration: 1s, minimumPercent: 101 } }",
+            "loadBalancer.warmup.minimumPercent",
+        ),
+        (
+            "tls: { mode: SIMPLE, subjectAltNames: [''] }",
+            "tls.subjectAltNames[0]",
+        ),
+        (
             "loadBalancer: { simple: RANDOM, consistentHash: { useSourceIp: true } }",
             "loadBalancer",
         ),

@@ -5,7 +5,7 @@ use mesh_model::istio::check;
 use serde_json::json;
 
 use super::{refuses, takes};
-use crate::object;
+use crate::{checked, object};
 
 #[test]
 fn peer_authentications() {
@@ -42,6 +42,26 @@ fn peer_authentications() {
             "{ selector: { matchLabels: { a: b } }, mtls: { mode: UNSET }, portLevelMtls: { '8080': { mode: DISABLE } } }",
         ],
     );
+}
+
+#[test]
+fn a_host_that_no_port_follows_is_warned_of() {
+    let spec =
+        |hosts: &str| format!("{{ rules: [{{ to: [{{ operation: {{ hosts: [{hosts}] }} }}] }}] }}");
+    let warnings = checked(AuthorizationPolicy, &spec("a.example.com")).warnings;
+    assert!(
+        warnings[0].contains("`a.example.com:*` does"),
+        "{warnings:?}"
+    );
+    for hosts in [
+        "a.example.com, 'a.example.com:*'",
+        "'a.example.com:80'",
+        "'*'",
+        "'*.x'",
+    ] {
+        let warnings = checked(AuthorizationPolicy, &spec(hosts)).warnings;
+        assert_eq!(warnings, [""; 0], "{hosts}");
+    }
 }
 
 #[test]

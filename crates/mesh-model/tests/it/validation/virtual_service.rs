@@ -48,6 +48,47 @@ fn hosts_of_a_virtual_service() {
     }
 }
 
+/// Envoy refuses a whole resource for one of these, or does nothing at all.
+#[test]
+fn what_envoy_does_not_take_is_refused() {
+    let long = "x".repeat(16_385);
+    let set = format!("headers: {{ request: {{ set: {{ x-a: {long} }} }} }}");
+    let rewrite = "rewrite: { uriRegexRewrite: { match: '/(a)', rewrite: ";
+    for (text, path) in [
+        (set.as_str(), "headers.request.set[x-a]"),
+        ("rewrite: { uri: \"a\\nb\" }", "rewrite.uri"),
+        ("rewrite: { authority: \"a\\0\" }", "rewrite.authority"),
+        (
+            &format!("{rewrite} '\\2' }} }}"),
+            "rewrite.uriRegexRewrite.rewrite",
+        ),
+        (
+            &format!("{rewrite} '\\' }} }}"),
+            "rewrite.uriRegexRewrite.rewrite",
+        ),
+        (
+            "match: [{ queryParams: { '': { exact: x } } }]",
+            "match[0].queryParams",
+        ),
+        ("timeout: 9223372036s", "timeout"),
+    ] {
+        refuses(
+            VirtualService,
+            &[(&routed(text), &format!("spec.http[0].{path}"))],
+        );
+    }
+    let redirect = http("redirect: { authority: \"a\\rb\" }");
+    refuses(
+        VirtualService,
+        &[(&redirect, "spec.http[0].redirect.authority")],
+    );
+    let groups = format!("{rewrite} '\\0-\\1-\\\\' }} }}");
+    takes(
+        VirtualService,
+        &[&routed(&groups), &routed("timeout: 9223372035s")],
+    );
+}
+
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn a_request_is_sent_on_redirected_or_answered() {

@@ -248,29 +248,9 @@ fn method(value: &str) -> Permission {
     header(":method", value, false)
 }
 
-/// The authority without regard to case, with or without the port that it may carry.
+/// The authority as it was sent, without regard to case; a port in it is part of it (as in Istio).
 fn host(value: &str) -> Permission {
-    let plain = header(":authority", value, true);
-    match pattern(value) {
-        Pattern::Any | Pattern::Prefix(_) => plain,
-        Pattern::Exact(text) => any_rule(vec![
-            plain,
-            header(":authority", &format!("{text}:*"), true),
-        ]),
-        // The end of the name may be followed by a port, of which there are few digits: that the
-        // name occurs before a colon is enough, since a host has no other.
-        Pattern::Suffix(text) => any_rule(vec![
-            plain,
-            permission(Permit::Header(HeaderMatcher {
-                name: ":authority".to_owned(),
-                header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(StringMatcher {
-                    ignore_case: true,
-                    ..wire::contains(format!("{text}:"))
-                })),
-                ..Default::default()
-            })),
-        ]),
-    }
+    header(":authority", value, true)
 }
 
 fn header(name: &str, value: &str, ignore_case: bool) -> Permission {

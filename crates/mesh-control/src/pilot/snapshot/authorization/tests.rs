@@ -57,7 +57,8 @@ proptest! {
         let policies = objects.iter().map(|object| &**object);
         let decision = may(policies, workload.namespace.as_str(), &workload.labels, &call);
         let chain = if request.is_some() { &filters.http } else { &filters.network };
-        let passed = chain.iter().all(|rules| passes(rules, &call));
+        let rules = chain.parts().map(|(_, rules)| rules);
+        let passed = rules.into_iter().flatten().all(|rules| passes(rules, &call));
         prop_assert_eq!(passed, decision.allowed, "{:?}", decision.because);
     }
 }
@@ -272,7 +273,13 @@ const OPERATION: &[Field] = &[
     (
         "hosts",
         "notHosts",
-        &["a.example.com", "*.example.com", "A.*", "*"],
+        &[
+            "a.example.com",
+            "a.example.com:*",
+            "*.example.com",
+            "A.*",
+            "*",
+        ],
     ),
     ("ports", "notPorts", &["80", "81"]),
     ("methods", "notMethods", &["GET", "P*", "*ST", "*"]),
@@ -320,7 +327,12 @@ fn condition() -> impl Strategy<Value = Value> {
 
 fn request() -> impl Strategy<Value = HttpRequest> {
     let method = select(vec!["GET", "POST", "PUT"]);
-    let authority = select(vec!["a.example.com", "B.example.com", "other"]);
+    let authority = select(vec![
+        "a.example.com",
+        "a.example.com:80",
+        "B.example.com",
+        "other",
+    ]);
     let path = select(vec!["/a", "/a/b", "/a/b/c", "/x/b", "/index.html?q", "/"]);
     let tenant = option::of(select(vec!["a", "bc", ""]));
     (method, authority, path, tenant).prop_map(|(method, authority, path, tenant)| HttpRequest {

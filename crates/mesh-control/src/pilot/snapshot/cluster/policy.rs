@@ -51,9 +51,10 @@ fn limit(cluster: &mut cds::Cluster, pool: &ConnectionPool) {
         .iter_mut()
         .flat_map(|breakers| &mut breakers.thresholds);
     for threshold in thresholds {
+        // To Istio nought is a limit that nobody set; to Envoy it would be one that lets nothing by.
         let set = |field: &mut Option<protobuf::UInt32Value>, value: Option<u32>| {
-            if let Some(value) = value {
-                *field = wire::uint(value);
+            if let Some(limit) = value.and_then(some) {
+                *field = Some(limit);
             }
         };
         if let Some(tcp) = &pool.tcp {
@@ -105,7 +106,7 @@ fn common(pool: &ConnectionPool) -> Option<core::HttpProtocolOptions> {
 
 fn http2(pool: &HttpConnectionPool) -> core::Http2ProtocolOptions {
     core::Http2ProtocolOptions {
-        max_concurrent_streams: pool.max_concurrent_streams.and_then(wire::uint),
+        max_concurrent_streams: pool.max_concurrent_streams.and_then(some),
         connection_keepalive: pool.http2_keep_alive.as_ref().and_then(|keepalive| {
             Some(core::KeepaliveSettings {
                 interval: Some(length(keepalive.interval)?),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use mesh_model::istio::VirtualService;
 use mesh_model::istio::virtual_service::{Destination, HttpMatch, HttpRoute, RouteDestination};
-use mesh_model::route::{Caller, http_routes, tcp_routes};
+use mesh_model::route::{Caller, destination_port, http_routes, tcp_routes};
 use mesh_model::{Host, Object, Service};
 use mesh_proto::envoy::config::route::v3 as rds;
 use mesh_proto::envoy::config::route::v3::route::Action;
@@ -140,18 +140,12 @@ impl Target<'_> {
         Host::resolve(&destination.host, &namespace).ok()
     }
 
-    /// The cluster of a destination: on the port that it names, else on the only port of its
-    /// service, else on the one that was called.
+    /// The cluster of a destination, on the port that it means.
     pub(super) fn cluster(&self, destination: &Destination) -> Option<(Host, u16, String)> {
         let host = self.resolve(destination)?;
-        let port = destination.port.as_ref().map(|port| port.number);
-        let port = port.unwrap_or_else(|| {
-            let ports = self.view.entry(&host).map(|entry| &entry.service.ports);
-            match ports.map(|ports| (ports.len(), ports.keys().next())) {
-                Some((1, Some(only))) => *only,
-                _ => self.port,
-            }
-        });
+        let named = destination.port.as_ref().map(|port| port.number);
+        let ports = self.view.entry(&host).map(|entry| &entry.service.ports);
+        let port = destination_port(named, ports, self.port);
         let name = cluster::outbound_name(port, &destination.subset, &host);
         Some((host, port, name))
     }

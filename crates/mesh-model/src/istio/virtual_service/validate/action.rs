@@ -2,8 +2,9 @@
 
 use crate::istio::report::Report;
 use crate::istio::virtual_service::{
-    Abort, Delay, DirectResponse, Fault, HttpRoute, Redirect, Retries, Rewrite,
+    Abort, Delay, DirectResponse, Fault, HttpRoute, Redirect, RegexRewrite, Retries, Rewrite,
 };
+use crate::pattern::Pattern;
 
 /// The largest body of a fixed response.
 const LARGEST_BODY: usize = 1 << 20;
@@ -150,6 +151,13 @@ fn validate_redirect(redirect: &Redirect, route: &HttpRoute, path: &str, report:
             "`uri`, `prefixRewrite`, `authority`, `scheme` or a port",
         );
     }
+    for (name, text) in [
+        ("uri", uri),
+        ("prefixRewrite", prefix_rewrite),
+        ("authority", authority),
+    ] {
+        report.header_text(&format!("{path}.{name}"), text);
+    }
     if !matches!(scheme.as_str(), "" | "http" | "https") {
         report.wrong(format!("{path}.scheme"), scheme, "`http` or `https`");
     }
@@ -212,17 +220,53 @@ fn validate_rewrite(rewrite: &Rewrite, path: &str, report: &mut Report) {
     if uri.is_empty() && authority.is_empty() && uri_regex_rewrite.is_none() {
         report.wrong(path, "", "`uri`, `uriRegexRewrite` or `authority`");
     }
+    report.header_text(&format!("{path}.uri"), uri);
+    report.header_text(&format!("{path}.authority"), authority);
     if let Some(regex) = uri_regex_rewrite {
-        let path = format!("{path}.uriRegexRewrite");
-        if regex.pattern.is_empty() {
-            report.wrong(format!("{path}.match"), "", "a regular expression");
-        } else {
-            report.regex(&format!("{path}.match"), &regex.pattern);
-        }
-        if regex.rewrite.is_empty() {
-            report.wrong(format!("{path}.rewrite"), "", "a replacement");
+        validate_regex_rewrite(regex, &format!("{path}.uriRegexRewrite"), report);
+    }
+}
+
+fn validate_regex_rewrite(regex: &RegexRewrite, path: &str, report: &mut Report) {
+    if regex.pattern.is_empty() {
+        report.wrong(format!("{path}.match"), "", "a regular expression");
+    } else {
+        report.regex(&format!("{path}.match"), &regex.pattern);
+    }
+    let path = format!("{path}.rewrite");
+    if regex.rewrite.is_empty() {
+        report.wrong(&path, "", "a replacement");
+    }
+    report.header_text(&path, &regex.rewrite);
+    // Envoy takes a replacement that names no group, and then replaces nothing.
+    if let Ok(pattern) = regex.pattern.parse::<Pattern>()
+        && !names_groups(&regex.rewrite, pattern.groups())
+    {
+        let groups = pattern.groups();
+        let expected = format!("`\\` only before itself or the number of a group (0 to {groups})");
+        report.wrong(path, &regex.rewrite, expected);
+    }
+}
+
+/// Whether each `\` of a replacement stands before itself or a group that there is.
+fn names_groups(replacement: &str, groups: usize) -> bool {
+    let mut rest = replacement.chars();
+    while let Some(character) = rest.next() {
+        if character == '\\' {
+            let right = match rest.next() {
+                Some('\\') => true,
+                Some(digit) => digit
+                    .to_digit(10)
+                    .and_then(|digit| usize::try_from(digit).ok())
+                    .is_some_and(|group| group <= groups),
+                None => false,
+            };
+            if !right {
+                return false;
+            }
         }
     }
+    true
 }
 
 fn validate_retries(retries: &Retries, path: &str, report: &mut Report) {

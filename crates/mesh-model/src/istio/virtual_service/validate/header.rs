@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::istio::StringMatch;
-use crate::istio::report::Report;
+use crate::istio::report::{LONGEST_HEADER, Report, is_token};
 use crate::istio::virtual_service::{HeaderOperations, Headers, HttpRoute};
 
 /// What Envoy puts in the place of `%NAME%` in a value, without arguments.
@@ -46,6 +46,9 @@ const COMMANDS: &[&str] = &[
 /// The same, with the name of a header in brackets.
 const COMMANDS_OF_HEADERS: &[&str] = &["REQ", "RESP", "TRAILER"];
 
+/// How many headers Envoy sets and adds at most.
+const MOST: usize = 1000;
+
 /// Matches of headers by name.
 pub(super) fn matches(headers: &BTreeMap<String, StringMatch>, path: &str, report: &mut Report) {
     for (name, string) in headers {
@@ -71,6 +74,7 @@ pub(super) fn operations(headers: &Headers, path: &str, report: &mut Report) {
 }
 
 fn each(operations: &HeaderOperations, of_request: bool, path: &str, report: &mut Report) {
+    report.limit(path, operations.set.len() + operations.add.len(), MOST);
     for (part, values) in [("set", &operations.set), ("add", &operations.add)] {
         for (name, value) in values {
             let path = format!("{path}.{part}");
@@ -78,6 +82,8 @@ fn each(operations: &HeaderOperations, of_request: bool, path: &str, report: &mu
             if !authority && (!is_token(name) || is_authority(name)) {
                 report.wrong(&path, name, "the name of a header that may be changed");
             }
+            report.limit(&path, name.len(), LONGEST_HEADER);
+            report.limit(format!("{path}[{name}]"), value.len(), LONGEST_HEADER);
             if let Err(expected) = value_is_right(value) {
                 report.wrong(format!("{path}[{name}]"), value, expected);
             }
@@ -117,14 +123,6 @@ pub(super) fn authority_once(route: &HttpRoute, path: &str, report: &mut Report)
 
 fn is_authority(name: &str) -> bool {
     name.eq_ignore_ascii_case(":authority") || name.eq_ignore_ascii_case("host")
-}
-
-/// A token of HTTP. Source: RFC 9110, section 5.6.2.
-fn is_token(name: &str) -> bool {
-    !name.is_empty()
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
 /// Whether Envoy takes a value: no control characters, and `%` only as `%%` or in a known command.
