@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 /// Whoever does not have something by then misses it.
 const TOO_LONG: Duration = Duration::from_secs(300);
@@ -62,6 +62,9 @@ impl Pilot {
 /// Whether a call got no answer, as opposed to a refusal: a server under load turns handshakes
 /// away, which the client sees when it connects or when it calls.
 fn is_unanswered(status: &Status) -> bool {
+    if status.code() == Code::Unavailable {
+        return true;
+    }
     let mut cause = status.source();
     while let Some(error) = cause {
         if error.is::<tonic::transport::Error>() {
