@@ -34,7 +34,7 @@ struct Bench {
     name: &'static str,
     /// The crate that it measures.
     package: &'static str,
-    /// Features of the crate that it needs.
+    /// Features of the crate; the same for all of its benchmarks, so that it is built once.
     features: &'static str,
     /// What the machine must have.
     needs: &'static [Need],

@@ -27,6 +27,9 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<(), Failure> {
             "clippy",
             "--workspace",
             "--all-targets",
+            // What only measurements use; without it cargo would leave out the swarm of `ads`.
+            "--features",
+            "mesh-control/test-util",
             "--",
             "--deny",
             "warnings",
