@@ -22,9 +22,7 @@ use mesh_proto::etcdserverpb::{
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use super::{
-    Answer, Entry, Guard, MAX_VALUE_BYTES, Page, Range, Revision, Store, StoreError, Watch,
-};
+use super::{Answer, Entry, Guard, Page, Range, Revision, Store, StoreError, Watch, check_size};
 
 mod follow;
 
@@ -453,17 +451,6 @@ fn prefix_end(prefix: &[u8]) -> Bytes {
     }
     // Every key: etcd's sign for it.
     Bytes::from_static(&[0])
-}
-
-fn check_size(key: &str, value: &Bytes) -> Result<(), StoreError> {
-    if value.len() > MAX_VALUE_BYTES {
-        return Err(StoreError::TooLarge {
-            key: key.to_owned(),
-            size: value.len(),
-            limit: MAX_VALUE_BYTES,
-        });
-    }
-    Ok(())
 }
 
 fn deadline<T>(message: T) -> tonic::Request<T> {
