@@ -22,7 +22,13 @@ impl Place {
         let directory = tempfile::tempdir().unwrap();
         let open = std::fs::Permissions::from_mode(0o777);
         std::fs::set_permissions(directory.path(), open).unwrap();
-        std::fs::copy(env!("CARGO_BIN_EXE_mesh"), directory.path().join("mesh")).unwrap();
+        // By another process: a file that this one holds open for writing would be inherited by what
+        // other tests start meanwhile, and could not be run.
+        let copied = Command::new("cp")
+            .args([env!("CARGO_BIN_EXE_mesh"), "mesh"])
+            .current_dir(directory.path())
+            .status();
+        assert!(copied.unwrap().success());
         Self { directory }
     }
 
