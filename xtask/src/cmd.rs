@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -70,17 +71,10 @@ impl Cmd {
         }
     }
 
-    /// Runs it in our place: its results are ours, and its failure needs no second sentence.
+    /// Runs it in our place, as the same process: its results are ours, and so are its signals.
     pub(crate) fn hand_over(mut self) -> Result<(), Failure> {
-        let status = self
-            .0
-            .status()
-            .map_err(|error| self.failed(&error.to_string()))?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err("see above".into())
-        }
+        let error = self.0.exec();
+        Err(self.failed(&error.to_string()))
     }
 
     /// Runs it and gives its standard output; says nothing.

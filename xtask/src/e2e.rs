@@ -62,17 +62,15 @@ fn outside(root: &Path, arguments: &E2eArguments) -> Result<(), Failure> {
         .stdout(std::io::stderr());
     let status = inner.status()?;
 
-    let mut rows = Report::load(&home).unwrap_or_default().rows;
+    let mut report = Report::load(&home).unwrap_or_default();
     if !arguments.keep {
-        rows.push(nothing_left(&before, &Machine::look()));
+        report.rows.push(nothing_left(&before, &Machine::look()));
     }
     if !status.success() {
-        rows.push(Row::fail("the scenario ran to its end", status.to_string()));
+        let ended = Row::fail("the scenario ran to its end", status.to_string());
+        report.rows.push(ended);
     }
-    let report = Report {
-        rows,
-        seconds: built.elapsed().as_secs(),
-    };
+    report.seconds = built.elapsed().as_secs();
     report.print(arguments.json)?;
     eprintln!(
         "built in {} s, ran in {} s",
@@ -80,7 +78,7 @@ fn outside(root: &Path, arguments: &E2eArguments) -> Result<(), Failure> {
         report.seconds
     );
     let verdict = report.verdict();
-    if verdict.is_err() || arguments.keep {
+    if (verdict.is_err() && !report.interrupted) || arguments.keep {
         eprintln!("logs and state are in {}", home.display());
     } else {
         fs::remove_dir_all(&home)?;
@@ -94,9 +92,7 @@ fn preflight(root: &Path) -> Result<Tools, Failure> {
     if !cfg!(target_os = "linux") {
         return Err("e2e needs Linux: network namespaces and nftables".into());
     }
-    if !provision::is_root() {
-        return Err("e2e makes network namespaces and must be root: run it with sudo".into());
-    }
+    provision::need_root()?;
     let tools = provision::run(root);
     for program in [
         "envoy",

@@ -96,6 +96,8 @@ fn e2e(root: &Path, arguments: &E2eArguments) -> Result<(), Failure> {
 
 #[cfg(not(feature = "e2e"))]
 fn e2e(root: &Path, arguments: &E2eArguments) -> Result<(), Failure> {
+    // Said before minutes of building.
+    provision::need_root()?;
     let mut again = vec!["e2e"];
     again.extend(arguments.json.then_some("--json"));
     again.extend(arguments.keep.then_some("--keep"));

@@ -106,6 +106,15 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// That we are root, for what makes network namespaces.
+pub(crate) fn need_root() -> Result<(), Failure> {
+    if is_root() {
+        Ok(())
+    } else {
+        Err("e2e makes network namespaces and must be root: run it with sudo".into())
+    }
+}
+
 /// Looks for a program in PATH and where Debian keeps those of root.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();

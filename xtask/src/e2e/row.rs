@@ -28,6 +28,9 @@ enum Outcome {
 pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
     pub(crate) seconds: u64,
+    /// Whether somebody ended it before its time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) interrupted: bool,
 }
 
 // === impl Row ===

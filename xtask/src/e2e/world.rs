@@ -1,5 +1,6 @@
 //! The ground on which the scenario stands: the programs, the state directory, and ways to ask.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -22,8 +23,9 @@ pub(crate) struct World {
     root: PathBuf,
     /// The run's directory.
     home: PathBuf,
-    /// The table so far.
-    pub(crate) rows: Vec<Row>,
+    /// The table so far; rows of phases that run at the same time come as they are known.
+    rows: RefCell<Vec<Row>>,
+    began: Instant,
 }
 
 /// What a program said.
@@ -42,7 +44,8 @@ impl World {
         Self {
             root: root.to_owned(),
             home: home.to_owned(),
-            rows: Vec::new(),
+            rows: RefCell::default(),
+            began: Instant::now(),
         }
     }
 
@@ -71,15 +74,57 @@ impl World {
     }
 
     /// Records a promise and prints it.
-    pub(crate) fn record(&mut self, promise: &str, result: Step<String>) -> bool {
+    pub(crate) fn record(&self, promise: &str, result: Step<String>) -> bool {
         let row = match result {
             Ok(evidence) => Row::pass(promise, evidence),
             Err(why) => Row::fail(promise, why),
         };
-        eprintln!("{}", row.line());
+        eprintln!(
+            "{:>5.1} s  {}",
+            self.began.elapsed().as_secs_f64(),
+            row.line()
+        );
         let kept = row.is_pass();
-        self.rows.push(row);
+        self.rows.borrow_mut().push(row);
         kept
+    }
+
+    /// Prints what the control plane and the instances that a failed row names said last. Everything
+    /// they said stays in the run's directory.
+    pub(crate) async fn print_logs_of_failures(&self) {
+        const LINES: usize = 20;
+        let failed: Vec<Row> = {
+            let rows = self.rows.borrow();
+            rows.iter().filter(|row| !row.is_pass()).cloned().collect()
+        };
+        if failed.is_empty() {
+            return;
+        }
+        let status = self.mesh_json(&["status"]).await.unwrap_or_default();
+        let groups = status.get("groups").and_then(Value::as_array);
+        for group in groups.into_iter().flatten() {
+            let name = |value: &Value| value.get("name")?.as_str().map(str::to_owned);
+            let Some(group_name) = name(group) else {
+                continue;
+            };
+            let is_named = failed.iter().any(|row| row.line().contains(&group_name));
+            if group_name != "control-plane" && !is_named {
+                continue;
+            }
+            let units = group.get("units").and_then(Value::as_array);
+            for unit in units.into_iter().flatten().filter_map(name) {
+                let log = self.mesh(&["logs", &group_name, &unit]).await;
+                let log = log.unwrap_or_else(|why| why);
+                let skip = log.lines().count().saturating_sub(LINES);
+                eprintln!("--- {group_name}/{unit}, its last lines");
+                log.lines().skip(skip).for_each(|line| eprintln!("{line}"));
+            }
+        }
+    }
+
+    /// The table.
+    pub(crate) fn into_rows(self) -> Vec<Row> {
+        self.rows.into_inner()
     }
 
     /// Runs `mesh` and wants it to succeed.

@@ -93,6 +93,11 @@ pub(crate) const RINGS: &[Ring] = &[
         needs: &[Need::Root, Need::Program("nft"), Need::Program("envoy")],
     },
     Ring {
+        name: "interrupt",
+        target: Some("interrupt"),
+        needs: &[Need::Root, Need::Program("envoy"), Need::Program("kubectl")],
+    },
+    Ring {
         name: "docker",
         target: Some("docker"),
         needs: &[Need::Root],

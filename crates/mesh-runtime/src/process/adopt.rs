@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 
+use futures_util::future::join_all;
+
 use super::record::{Layout, Phase};
 use super::{Engine, ProcessEngine, cgroup, link, netns};
 use crate::{Adoption, Attachment, GroupStatus, Name, Removal, RuntimeError, UnitState};
@@ -13,17 +15,19 @@ use crate::{Adoption, Attachment, GroupStatus, Name, Removal, RuntimeError, Unit
 impl ProcessEngine {
     /// Removes all groups, then all networks, then what no record tells of, then the records.
     pub(super) async fn remove_everything(&self) -> Result<(), RuntimeError> {
-        let mut errors = Vec::new();
         let groups = self
             .blocking(|engine| Layout::entries(&engine.layout.groups()))
             .await?;
-        for group in groups {
-            errors.extend(self.stop_group(&group).await.err());
+        // At the same time: each waits for its own units, which may take their whole grace.
+        let removals = groups.into_iter().map(async |group| {
+            let stopped = self.stop_group(&group).await;
             let removed = self
                 .blocking(move |engine| engine.remove_group(&group))
                 .await;
-            errors.extend(removed.err());
-        }
+            [stopped.err(), removed.err()]
+        });
+        let failed = join_all(removals).await;
+        let mut errors: Vec<_> = failed.into_iter().flatten().flatten().collect();
         let rest = self.blocking(|engine| Ok(engine.remove_rest())).await?;
         errors.extend(rest);
         if errors.is_empty() {

@@ -10,7 +10,7 @@ use tokio::process::{Child, Command as Process};
 
 use crate::e2e::world::{Step, World, ensure, eventually};
 
-pub(crate) async fn rows(world: &mut World) {
+pub(crate) async fn rows(world: &World) {
     let result = marker(world).await;
     world.record(
         "a packet capture shows the marker of no meshed request",

@@ -1,11 +1,16 @@
 //! The control plane comes up, dies, comes back, and nobody notices.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
 
-use mesh_tests::call::{Call, Load, LoadReport};
+use mesh_tests::call::{Call, Load};
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
+
+use super::deploy::INSTANCES;
+use super::{proxy, redirect};
 
 use crate::e2e::world::{Step, World, ensure, eventually};
 
@@ -17,7 +22,7 @@ const GROUP: &str = "control-plane";
 const AFTERMATH: Duration = Duration::from_secs(10);
 
 /// Starts the four roles as four processes and waits until they are ready.
-pub(crate) async fn comes_up(world: &mut World) -> bool {
+pub(crate) async fn comes_up(world: &World) -> bool {
     let result = up(world).await;
     world.record(
         "the control plane is ready: four roles, four processes",
@@ -25,19 +30,36 @@ pub(crate) async fn comes_up(world: &mut World) -> bool {
     )
 }
 
-/// What happens when it is not there.
-pub(crate) async fn rows(world: &mut World) {
-    let result = away(world).await;
+/// What happens when parts of it are not there, one after the other under one load.
+pub(crate) async fn rows(world: &World) {
+    let events = async {
+        (
+            killed_alone(world).await,
+            redirect::tampered(world).await,
+            away(world).await,
+        )
+    };
+    let (load, (killed, tampered, away)) = under_load(world, "events", events).await;
+    let with_load = |result: Step<String>| Ok(format!("{}; {}", result?, load.clone()?));
     world.record(
-        "control plane killed under load: no failed request; it resumes with nothing resent",
-        result,
+        "each role killed alone under load, the Mixer too: no failed request",
+        with_load(killed),
+    );
+    world.record(
+        "a rule removed by hand is named within 5 s, and no plaintext leaves meanwhile",
+        tampered,
+    );
+    world.record(
+        "control plane away under load, an agent late in coming back: no failed request, nothing resent",
+        with_load(away),
     );
 }
 
 async fn up(world: &World) -> Step<String> {
     // Short, so that a renewal falls into the scenario: at half of its life, give or take a tenth.
+    // Long enough for the time that the CA is away and an agent stands still.
     world
-        .mesh(&["up", "--separate", "--certificate-ttl", "40"])
+        .mesh(&["up", "--separate", "--certificate-ttl", "30"])
         .await?;
     let mut pids = Vec::new();
     for role in ROLES {
@@ -81,7 +103,7 @@ pub(crate) fn unit<'a>(status: &'a Value, group: &str, unit: &str) -> Step<&'a V
 }
 
 /// The process of a unit that is running.
-async fn pid(world: &World, group: &str, name: &str) -> Step<u64> {
+pub(crate) async fn pid(world: &World, group: &str, name: &str) -> Step<u64> {
     let status = world.mesh_json(&["status"]).await?;
     let unit = unit(&status, group, name)?;
     unit.get("pid")
@@ -89,49 +111,62 @@ async fn pid(world: &World, group: &str, name: &str) -> Step<u64> {
         .ok_or_else(|| format!("{group}/{name} has no process: {unit}"))
 }
 
-/// Kills a unit's process as a crash would, and waits until its supervisor has started another.
-pub(crate) async fn kill(world: &World, group: &str, name: &str) -> Step<(u64, u64)> {
-    let old = pid(world, group, name).await?;
-    signal_kill(old)?;
-    let another = || async {
-        let new = pid(world, group, name).await?;
-        ensure(new != old, || format!("{name} is still {old}"))?;
-        Ok(new)
-    };
-    let (new, _) = eventually(Duration::from_secs(20), another).await?;
-    Ok((old, new))
+/// Kills each role as a crash would, and waits until its supervisor has started another that is ready.
+async fn killed_alone(world: &World) -> Step<String> {
+    let mut evidence = Vec::new();
+    for role in ROLES {
+        let old = pid(world, GROUP, role).await?;
+        signal(old, Signal::KILL)?;
+        let another = || async {
+            let status = world.mesh_json(&["status"]).await?;
+            let unit = unit(&status, GROUP, role)?;
+            let new = unit.get("pid").and_then(Value::as_u64);
+            let ready = unit.get("ready").and_then(Value::as_bool);
+            ensure(new != Some(old) && ready == Some(true), || {
+                format!("{role} was {old}: {unit}")
+            })?;
+            new.ok_or_else(|| format!("{role} has no process"))
+        };
+        let (new, _) = eventually(Duration::from_secs(20), another).await?;
+        evidence.push(format!("{role} was {old}, is {new}"));
+    }
+    Ok(evidence.join(", "))
 }
 
-fn signal_kill(pid: u64) -> Step<()> {
-    let pid = i32::try_from(pid)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw)
-        .ok_or("no pid")?;
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL)
-        .map_err(|error| error.to_string())
+fn signal(pid: u64, signal: Signal) -> Step<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    rustix::process::kill_process(pid.ok_or("no pid")?, signal).map_err(|error| error.to_string())
 }
 
-/// Runs an event under a load that begins before it and ends 10 s after, and wants no failed request.
+/// Runs an event under a load that begins before it and ends 10 s after; what the load saw, if no
+/// request failed, and what the event gave.
 pub(crate) async fn under_load<T>(
     world: &World,
     name: &str,
-    event: impl Future<Output = Step<T>>,
-) -> Step<(LoadReport, T)> {
+    event: impl Future<Output = T>,
+) -> (Step<String>, T) {
     let stop = world.home().join("control").join(format!("stop-{name}"));
     let load = load_until("http://details:9080/only", &stop);
     let drive = async {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let result = event.await;
         tokio::time::sleep(AFTERMATH).await;
-        std::fs::write(&stop, "").map_err(|error| error.to_string())?;
-        result
+        let stopped = std::fs::write(&stop, "").map_err(|error| error.to_string());
+        (stopped, result)
     };
-    let (report, result) = tokio::join!(world.load("productpage-v1", load), drive);
-    let (report, result) = (report?, result?);
-    ensure(report.failed() == 0 && report.requests >= 1000, || {
-        format!("{report:?}")
-    })?;
-    Ok((report, result))
+    let (report, (stopped, result)) = tokio::join!(world.load("productpage-v1", load), drive);
+    let verdict = || {
+        stopped?;
+        let report = report?;
+        ensure(report.failed() == 0 && report.requests >= 1000, || {
+            format!("{report:?}")
+        })?;
+        Ok(format!(
+            "{} requests, {} on new connections, 0 failed",
+            report.requests, report.on_new_connections
+        ))
+    };
+    (verdict(), result)
 }
 
 /// A load on details that ends when `until` exists.
@@ -145,100 +180,115 @@ fn load_until(url: &str, until: &Path) -> Load {
     }
 }
 
+/// What Pilot sent and proxies took.
+struct State {
+    /// Resources that each proxy was sent since its stream began, by workload.
+    sent: BTreeMap<String, u64>,
+    /// Responses that the Envoys took since they started, by instance.
+    taken: Vec<(&'static str, u64)>,
+}
+
+/// Its agent comes back late; all requests of the load go to it.
+const LATE: &str = "details-v1";
+/// How late, after all others.
+const LATENESS: Duration = Duration::from_secs(5);
+/// Its Envoy is killed while the control plane is away.
+const RESTARTED: &str = "reviews-v1";
+
+impl State {
+    async fn look(world: &World) -> Step<Self> {
+        let mut taken = Vec::new();
+        for instance in INSTANCES.iter().filter(|it| it.name != RESTARTED) {
+            taken.push((instance.name, proxy::updates(world, instance.name).await?));
+        }
+        let sent = sent(world).await?;
+        Ok(Self { sent, taken })
+    }
+}
+
 /// Resources that each proxy was sent since its stream began, by workload.
-async fn sent(world: &World) -> Step<Vec<(String, u64)>> {
+async fn sent(world: &World) -> Step<BTreeMap<String, u64>> {
     let list = world.mesh_json(&["proxy-status"]).await?;
     let proxies = list
         .as_array()
         .ok_or_else(|| format!("proxy-status: {list}"))?;
-    proxies
-        .iter()
-        .map(|proxy| {
-            let id = proxy
-                .pointer("/workload")
-                .and_then(Value::as_str)
-                .ok_or("a proxy without workload")?;
-            let types = proxy
-                .pointer("/types")
-                .and_then(Value::as_object)
-                .ok_or("a proxy without types")?;
-            let sent = types
-                .values()
-                .filter_map(|kind| kind.get("sent").and_then(Value::as_u64))
-                .sum();
-            Ok((id.to_owned(), sent))
-        })
-        .collect()
+    let each = proxies.iter().map(|proxy| {
+        let id = proxy.pointer("/workload").and_then(Value::as_str);
+        let types = proxy.pointer("/types").and_then(Value::as_object);
+        let types = types.ok_or("a proxy without types")?;
+        let counts = types.values().filter_map(|kind| kind.get("sent")?.as_u64());
+        Ok((
+            id.ok_or("a proxy without workload")?.to_owned(),
+            counts.sum(),
+        ))
+    });
+    each.collect()
 }
 
-/// All four roles are stopped, a sidecar's Envoy is killed meanwhile, and all come back.
+/// All four roles are stopped, a sidecar's Envoy is killed meanwhile, and all come back, one agent late.
 async fn away(world: &World) -> Step<String> {
-    let proxies = sent(world).await?.len();
-    let event = async {
-        for role in ROLES {
-            world.mesh(&["stop", GROUP, role]).await?;
-        }
-        let envoy = envoy(world, "reviews-v1").await?;
-        signal_kill(envoy)?;
-        let served = || async {
-            let now = self::envoy(world, "reviews-v1").await?;
-            ensure(now != envoy, || format!("Envoy is still {envoy}"))?;
-            let outcome = world
-                .call("reviews-v1", Call::get("http://ratings:9080/only"))
-                .await?;
-            ensure(outcome.status == 200, || format!("{outcome:?}"))?;
-            Ok(now)
-        };
-        let (now, took) = eventually(Duration::from_secs(15), served).await?;
+    let before = State::look(world).await?;
+    let proxies = before.sent.len();
+    for role in ROLES {
+        world.mesh(&["stop", GROUP, role]).await?;
+    }
+    let envoy = proxy::process(world, RESTARTED).await?;
+    signal(envoy, Signal::KILL)?;
+    let served = || async {
+        let now = proxy::process(world, RESTARTED).await?;
+        ensure(now != envoy, || format!("Envoy is still {envoy}"))?;
+        let call = Call::get("http://ratings:9080/only");
+        let outcome = world.call(RESTARTED, call).await?;
+        ensure(outcome.status == 200, || format!("{outcome:?}"))?;
+        Ok(now)
+    };
+    let (now, took) = eventually(Duration::from_secs(15), served).await?;
+
+    // The agent stands still, as one does whose machine is slow to reach Pilot; its Envoy goes on.
+    let late = pid(world, LATE, "sidecar").await?;
+    signal(late, Signal::STOP)?;
+    let back = async {
         for role in ROLES {
             world.mesh(&["start", GROUP, role]).await?;
         }
-        let back = || async {
-            let sent = sent(world).await?;
-            ensure(sent.len() == proxies, || {
-                format!("{} of {proxies} proxies are back", sent.len())
-            })?;
-            Ok(sent)
-        };
-        let (sent, _) = eventually(Duration::from_secs(30), back).await?;
-        Ok((envoy, now, took, sent))
+        returned(world, proxies - 1).await?;
+        tokio::time::sleep(LATENESS).await;
+        let missing = sent(world).await?;
+        ensure(missing.len() == proxies - 1, || {
+            format!("the late agent is there already: {missing:?}")
+        })
     };
-    let (report, (old, new, took, sent)) = under_load(world, "away", event).await?;
-    let resent: u64 = sent.iter().map(|(_, count)| count).sum();
+    let back = back.await;
+    signal(late, Signal::CONT)?;
+    back?;
+    returned(world, proxies).await?;
+
+    let after = State::look(world).await?;
+    let resent: u64 = after.sent.values().sum();
     ensure(resent == 0, || {
-        format!("resources resent after the return: {sent:?}")
+        format!("resources resent after the return: {:?}", after.sent)
+    })?;
+    ensure(after.taken == before.taken, || {
+        format!(
+            "responses taken by Envoys: {:?}, then {:?}",
+            before.taken, after.taken
+        )
     })?;
     Ok(format!(
-        "{} requests, {} on new connections, 0 failed; Envoy of reviews-v1 killed meanwhile: {old}, then {new}, routing again after {} ms; {proxies} proxies back, {resent} resources sent",
-        report.requests,
-        report.on_new_connections,
-        took.as_millis()
+        "Envoy of {RESTARTED} killed meanwhile: {envoy}, then {now}, routing again after {} ms; {} proxies back, {LATE} {} s after them; {resent} resources sent, 0 responses taken by Envoys",
+        took.as_millis(),
+        proxies - 1,
+        LATENESS.as_secs(),
     ))
 }
 
-/// The process of a sidecar's Envoy.
-async fn envoy(world: &World, group: &str) -> Step<u64> {
-    let agent = pid(world, group, "sidecar").await?;
-    let children = std::fs::read_to_string(format!("/proc/{agent}/task/{agent}/children"));
-    let mut pids: Vec<u64> = children
-        .map_err(|error| error.to_string())?
-        .split_whitespace()
-        .filter_map(|pid| pid.parse().ok())
-        .collect();
-    // Children of other threads of the agent stand in the lists of those.
-    if let Ok(tasks) = std::fs::read_dir(format!("/proc/{agent}/task")) {
-        for task in tasks.flatten() {
-            let list = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            pids.extend(
-                list.split_whitespace()
-                    .filter_map(|pid| pid.parse::<u64>().ok()),
-            );
-        }
-    }
-    pids.into_iter()
-        .find(|pid| {
-            std::fs::read_to_string(format!("/proc/{pid}/comm"))
-                .is_ok_and(|name| name.starts_with("envoy"))
+/// Waits until so many proxies have their streams again.
+async fn returned(world: &World, proxies: usize) -> Step<()> {
+    let back = || async {
+        let sent = sent(world).await?;
+        ensure(sent.len() == proxies, || {
+            format!("{} of {proxies} proxies are back", sent.len())
         })
-        .ok_or_else(|| format!("the agent {agent} of {group} has no Envoy"))
+    };
+    eventually(Duration::from_secs(30), back).await.map(drop)
 }

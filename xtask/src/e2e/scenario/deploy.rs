@@ -65,7 +65,7 @@ pub(crate) const INSTANCES: [Instance; 6] = [
 ];
 
 /// Deploys the sample; false if nothing further makes sense.
-pub(crate) async fn sample(world: &mut World) -> bool {
+pub(crate) async fn sample(world: &World) -> bool {
     let (called, calling) = INSTANCES.split_at(INSTANCES.len() - 1);
     for together in [called, calling] {
         let started = join_all(together.iter().map(|instance| start(world, instance))).await;

@@ -5,10 +5,11 @@ use std::time::Duration;
 use mesh_tests::call::Call;
 use serde_json::Value;
 
-use super::control_plane::{under_load, unit};
+use super::control_plane::under_load;
+use super::proxy::serial;
 use crate::e2e::world::{Step, World, ensure, eventually};
 
-pub(crate) async fn rows(world: &mut World) {
+pub(crate) async fn rows(world: &World) {
     let result = hops(world).await;
     world.record(
         "every hop is mutual TLS with the right SPIFFE identities",
@@ -68,41 +69,57 @@ async fn hops(world: &World) -> Step<String> {
 }
 
 /// Both ends of a hop get new certificates while requests go through.
-pub(crate) async fn rotation(world: &World) -> Step<String> {
-    let ends = ["productpage-v1", "details-v1"];
+pub(crate) async fn rotation(world: &World) {
+    let result = rotated(world).await;
+    world.record("certificates rotated under load: no failed request", result);
+}
+
+async fn rotated(world: &World) -> Step<String> {
+    const CLIENT: &str = "productpage-v1";
+    const SERVER: &str = "details-v1";
     let event = async {
-        let mut old = Vec::new();
-        for end in ends {
-            old.push(serial(world, end).await?);
-        }
-        let mut changes = Vec::new();
-        for (end, old) in ends.into_iter().zip(old) {
-            let renewed = || async {
-                let new = serial(world, end).await?;
-                ensure(new != old, || format!("{end} still has {old}"))?;
-                Ok(new)
-            };
-            let (new, _) = eventually(Duration::from_secs(40), renewed).await?;
-            changes.push(format!("{end} {old} → {new}"));
-        }
-        Ok(changes)
+        let before = (
+            serial(world, CLIENT).await?,
+            serial(world, SERVER).await?,
+            presented(world, CLIENT).await?,
+        );
+        let renewed = || async {
+            let client = serial(world, CLIENT).await?;
+            let server = serial(world, SERVER).await?;
+            ensure(client != before.0 && server != before.1, || {
+                format!("{CLIENT} has {client}, {SERVER} has {server}")
+            })?;
+            // What the other end of a connection was shown: kept connections may be older.
+            let shown = presented(world, CLIENT).await?;
+            ensure(shown != before.2, || {
+                format!("{SERVER} is still shown the certificate {shown}")
+            })?;
+            Ok((client, server, shown))
+        };
+        let (after, _) = eventually(Duration::from_secs(40), renewed).await?;
+        Ok::<_, String>((before, after))
     };
-    let (report, changes) = under_load(world, "rotation", event).await?;
+    let (load, rotated) = under_load(world, "rotation", event).await;
+    let (before, after) = rotated?;
     Ok(format!(
-        "{} requests, {} on new connections, 0 failed; serials: {}",
-        report.requests,
-        report.on_new_connections,
-        changes.join(", ")
+        "{}; Envoy's serials: {CLIENT} {} → {}, {SERVER} {} → {}; {SERVER} was shown {:.8}…, then {:.8}…",
+        load?, before.0, after.0, before.1, after.1, before.2, after.2,
     ))
 }
 
-/// The serial of the certificate that a sidecar uses.
-async fn serial(world: &World, group: &str) -> Step<String> {
-    let status = world.mesh_json(&["status"]).await?;
-    let serial = unit(&status, group, "sidecar")?
-        .pointer("/certificate/serial")
-        .and_then(Value::as_str);
-    serial
-        .map(str::to_owned)
-        .ok_or_else(|| format!("`mesh status` knows no certificate of {group}"))
+/// The hash of the client certificate that the server's sidecar verified.
+async fn presented(world: &World, client: &str) -> Step<String> {
+    let outcome = world
+        .call(client, Call::get("http://details:9080/only"))
+        .await?;
+    let xfcc = outcome
+        .body
+        .pointer("/headers/x-forwarded-client-cert")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let hash = xfcc
+        .split([';', ','])
+        .find_map(|part| part.strip_prefix("Hash="));
+    hash.map(str::to_owned)
+        .ok_or_else(|| format!("no hash of a certificate in `{xfcc}`: {outcome:?}"))
 }

@@ -9,7 +9,7 @@ use crate::e2e::world::{Step, World, ensure, eventually};
 
 const SOON: Duration = Duration::from_secs(10);
 
-pub(crate) async fn rows(world: &mut World) {
+pub(crate) async fn rows(world: &World) {
     let result = authorization(world).await;
     world.record("authorization by identity and path, allow and deny", result);
     let result = rbac(world).await;

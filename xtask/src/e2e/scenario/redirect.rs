@@ -38,7 +38,8 @@ pub(crate) async fn tampered(world: &World) -> Step<String> {
         ensure(state == "drifted", || format!("`mesh status` says {state}"))?;
         Ok(drift)
     };
-    let (drift, took) = eventually(Duration::from_secs(5), named).await?;
+    let (drifts, took) = eventually(Duration::from_secs(5), named).await?;
+    let first = drifts.first().map_or("", String::as_str);
     for url in OUTSIDE {
         let held = world.call(VICTIM, Call::get(url)).await?;
         ensure(held.status == 0, || {
@@ -65,8 +66,9 @@ pub(crate) async fn tampered(world: &World) -> Step<String> {
         .await?;
     ensure(after.status == 200, || format!("after: {after:?}"))?;
     Ok(format!(
-        "named after {} ms ({drift}); calls to a plaintext server, v4 and v6: 200 through the sidecar, refused by the guard, 200 without the guard; mended by `mesh redirect apply`",
-        took.as_millis()
+        "named after {} ms ({} differences, the first: {first}); calls to a plaintext server, v4 and v6: 200 through the sidecar, refused by the guard, 200 without the guard; mended by `mesh redirect apply`",
+        took.as_millis(),
+        drifts.len(),
     ))
 }
 
@@ -96,7 +98,7 @@ async fn group(world: &World) -> Step<Value> {
 }
 
 /// State of the rules and what is wrong with them.
-async fn rules(world: &World) -> Step<(String, String)> {
+async fn rules(world: &World) -> Step<(String, Vec<String>)> {
     let group = group(world).await?;
     let rules = group
         .get("rules")
@@ -106,11 +108,10 @@ async fn rules(world: &World) -> Step<(String, String)> {
         .and_then(Value::as_str)
         .unwrap_or("unknown")
         .to_owned();
-    let drift = rules
-        .get("drift")
-        .map(ToString::to_string)
-        .unwrap_or_default();
-    Ok((state, drift))
+    let drift = rules.get("drift").and_then(Value::as_array);
+    let drift = drift.into_iter().flatten();
+    let drift = drift.filter_map(|words| words.as_str().map(str::to_owned));
+    Ok((state, drift.collect()))
 }
 
 async fn netns(world: &World) -> Step<String> {

@@ -12,7 +12,7 @@ const CLIENT: &str = "productpage-v1";
 /// How long a change may take to reach every sidecar.
 const SOON: Duration = Duration::from_secs(10);
 
-pub(crate) async fn rows(world: &mut World) {
+pub(crate) async fn rows(world: &World) {
     let result = names(world).await;
     world.record("names resolve in the mesh", result);
     let result = by_header(world).await;
@@ -205,18 +205,18 @@ async fn faults(world: &World) -> Step<String> {
 }
 
 async fn patience(world: &World) -> Step<String> {
-    const SLOW: &str = "http://details:9080/only/slow/1500";
+    const SLOW: &str = "http://ratings:9080/only/slow/1500";
     let get = |url: String| async move { world.call(CLIENT, Call::get(&url)).await };
     let before = get(SLOW.to_owned()).await?;
     ensure(before.status == 200 && before.milliseconds >= 1500, || {
         format!("without a route: {before:?}")
     })?;
-    let flaky = get("http://details:9080/only/flaky/2/before".to_owned()).await?;
+    let flaky = get("http://ratings:9080/only/flaky/2/before".to_owned()).await?;
     ensure(flaky.status == 503, || {
         format!("without a route the flaky path gives {flaky:?}")
     })?;
 
-    apply(world, "details-patience.yaml").await?;
+    apply(world, "ratings-patience.yaml").await?;
     let late = || async {
         let outcome = get(SLOW.to_owned()).await?;
         ensure(outcome.status == 504 && outcome.milliseconds < 1400, || {
@@ -227,18 +227,18 @@ async fn patience(world: &World) -> Step<String> {
     let (late, _) = eventually(SOON, late).await?;
     let start = Instant::now();
     let retried = get(format!(
-        "http://details:9080/only/flaky/2/after-{}",
+        "http://ratings:9080/only/flaky/2/after-{}",
         start.elapsed().as_nanos()
     ))
     .await?;
     ensure(retried.status == 200, || {
         format!("two failures and a success gave {retried:?}")
     })?;
-    let over = get("http://details:9080/only/flaky/3/too-many".to_owned()).await?;
+    let over = get("http://ratings:9080/only/flaky/3/too-many".to_owned()).await?;
     ensure(over.status == 503, || {
         format!("three failures gave {over:?}")
     })?;
-    delete(world, "details-patience.yaml").await?;
+    delete(world, "ratings-patience.yaml").await?;
     Ok(format!(
         "1.5 s of work: 200 before, 504 after {late} ms with a timeout of 0.5 s; 503, 503, 200 is one 200 with two retries, three 503 are a 503"
     ))

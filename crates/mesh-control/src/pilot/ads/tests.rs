@@ -1,5 +1,7 @@
 //! Real gRPC over connections in memory, whose other end is who a test says it is.
 
+mod hostile;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicUsize;
 

@@ -2,7 +2,7 @@
 
 mod client;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use mesh_proto::mesh::agent::v1::Name;
@@ -615,4 +615,66 @@ fn what_was_refused_is_told_in_the_words_of_the_client() {
     let status = session.status();
     assert_eq!(status[0].state, State::Rejected);
     assert_eq!(status[0].error, "no such thing");
+}
+
+fn hostile_text() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just(String::new()),
+        Just("*".to_owned()),
+        Just("cluster-0".to_owned()),
+        Just("1.1".to_owned()),
+        "\\PC{0,40}",
+    ]
+}
+
+/// What no client should say: foreign types and nonces, names that are not, refusals of nothing.
+fn hostile_request() -> impl Strategy<Value = Request> {
+    let type_url = prop_oneof![
+        3 => (0..ResourceType::ALL.len()).prop_map(|index| ResourceType::ALL[index].url().to_owned()),
+        1 => hostile_text(),
+    ];
+    let names = || prop::collection::vec(hostile_text(), 0..5);
+    let versions = prop::collection::btree_map(hostile_text(), hostile_text(), 0..5);
+    let error = prop::option::of(hostile_text());
+    (type_url, hostile_text(), names(), names(), versions, error).prop_map(
+        |(type_url, nonce, subscribe, unsubscribe, versions, error)| Request {
+            type_url,
+            nonce,
+            subscribe,
+            unsubscribe,
+            versions,
+            error,
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn hostile_requests_are_no_panic_and_acknowledge_nothing(
+        requests in prop::collection::vec(hostile_request(), 0..20),
+        trusted: bool,
+    ) {
+        let mut session = Session::new(7, trusted);
+        session.publish(Snapshot {
+            shared: Arc::new(two_clusters().layer(false)),
+            own: Arc::new(two_clusters().layer(true)),
+        });
+        let mut nonces = BTreeSet::new();
+        for request in requests {
+            // This stream's nonces begin with its number, which no message here does.
+            let answers = session.receive(request).unwrap();
+            let sent = nonces.len() + answers.len();
+            nonces.extend(answers.into_iter().map(|answer| answer.nonce));
+            prop_assert_eq!(nonces.len(), sent, "a nonce was given twice");
+        }
+        for status in session.status() {
+            let synced = status.state == State::Synced;
+            prop_assert!(!synced || status.sent == 0, "{status:?}");
+        }
+        // A client that behaves is served all the same.
+        let asks = Request { subscribe: vec!["*".to_owned()], ..request(ResourceType::Cluster) };
+        session.receive(asks).unwrap();
+        let clusters = session.status().into_iter().find(|it| it.kind == ResourceType::Cluster);
+        prop_assert!(clusters.is_some());
+    }
 }
