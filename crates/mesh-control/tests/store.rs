@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use mesh_control::ca::Lifetimes;
 use mesh_control::server::{Listen, ServerConfig};
-use mesh_control::store::{Store as _, StoreConfig, StoreError, open};
+use mesh_control::store::{StoreConfig, StoreError, open};
 use proptest::test_runner::{Config, TestRunner};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
