@@ -13,6 +13,7 @@ mod logs;
 mod proxy_config;
 mod proxy_status;
 mod redirect;
+mod rm;
 mod run;
 mod server;
 mod status;
@@ -48,6 +49,7 @@ pub(crate) enum Verb {
     Run(run::Args),
     Logs(logs::Args),
     Exec(exec::Args),
+    Rm(rm::Args),
     /// Stop the units of a workload or of the control plane.
     Stop(unit::Args),
     /// Start the units of a workload or of the control plane.
@@ -78,6 +80,7 @@ pub(crate) fn run(verb: Verb) -> Outcome {
         Verb::Run(args) => wait(run::run(&args)),
         Verb::Logs(args) => wait(logs::run(&args)),
         Verb::Exec(args) => wait(exec::run(&args)),
+        Verb::Rm(args) => wait(rm::run(&args)),
         Verb::Stop(args) => wait(unit::stop(&args)),
         Verb::Start(args) => wait(unit::start(&args)),
         Verb::Apply(args) => wait(apply::run(&args)),

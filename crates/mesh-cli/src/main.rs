@@ -1,15 +1,30 @@
 //! The `mesh` binary: one verb per file of [`commands`], output and exit codes in one place each.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command line tool: results on stdout, progress and errors on stderr"
-)]
+/// In the place of the standard library's, which panics when nobody reads any more.
+macro_rules! print {
+    ($($text:tt)*) => { $crate::output::write_out(format_args!($($text)*)) };
+}
+
+/// As above, with the end of the line.
+macro_rules! println {
+    () => { $crate::output::write_out(format_args!("\n")) };
+    ($($text:tt)*) => {
+        $crate::output::write_out(format_args!("{}\n", format_args!($($text)*)))
+    };
+}
+
+/// As above, on standard error.
+macro_rules! eprintln {
+    ($($text:tt)*) => {
+        $crate::output::write_error(format_args!("{}\n", format_args!($($text)*)))
+    };
+}
 
 mod commands;
 mod connect;
 mod engine;
 mod exit;
+mod ground;
 mod join;
 mod output;
 
@@ -31,7 +46,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     output::start_logs(arguments.verbose);
-    match commands::run(arguments.verb) {
+    match commands::run(arguments.verb).and_then(output::finished) {
         Ok(code) => code,
         Err(failure) => report(&failure),
     }
