@@ -112,9 +112,6 @@ pub(super) fn connect(cable: &Cable<'_>, path: &Path) -> io::Result<()> {
     on_socket(Some(path), |handle| async move {
         let loopback = index_of(&handle, "lo").await?;
         set_up(&handle, LinkUnspec::new_with_index(loopback)).await?;
-        // Envoy's inbound connections to the application come from here; 127.0.0.6 needs nothing.
-        let source = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
-        add_address(&handle, loopback, net(source.into(), 128)?).await?;
 
         let eth0 = index_of(&handle, INSIDE).await?;
         set_up(&handle, LinkUnspec::new_with_index(eth0)).await?;
