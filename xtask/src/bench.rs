@@ -45,7 +45,7 @@ const BENCHES: &[Bench] = &[
     Bench {
         name: "netfilter",
         package: "mesh-netfilter",
-        features: "",
+        features: "iptables",
         needs: &[
             Need::Root,
             Need::Program("unshare"),
