@@ -12,7 +12,7 @@ mod kubeconfig;
 mod logs;
 mod proxy_config;
 mod proxy_status;
-mod redirect;
+pub(crate) mod redirect;
 mod rm;
 mod run;
 mod server;
@@ -64,7 +64,7 @@ pub(crate) enum Verb {
     ProxyStatus(proxy_status::Args),
     ProxyConfig(proxy_config::Args),
     Why(why::Args),
-    Redirect(redirect::Args),
+    Redirect(redirect::Words),
     Server(server::Args),
     Agent(agent::Args),
     #[command(hide = true)]
@@ -92,7 +92,7 @@ pub(crate) fn run(verb: Verb) -> Outcome {
         Verb::ProxyStatus(args) => wait(proxy_status::run(&args)),
         Verb::ProxyConfig(args) => wait(proxy_config::run(&args)),
         Verb::Why(args) => wait(why::run(&args)),
-        Verb::Redirect(args) => redirect::run(&args),
+        Verb::Redirect(args) => redirect::run(&args.words),
         Verb::Server(args) => wait(server::run(&args)),
         Verb::Agent(args) => wait(agent::run(&args)),
         Verb::Supervise(args) => supervise::run(&args),

@@ -28,15 +28,24 @@ mod ground;
 mod join;
 mod output;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::commands::Arguments;
+use crate::commands::{Arguments, Verb};
 use crate::exit::Failure;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let line: Vec<OsString> = std::env::args_os().collect();
+    if let Some(words) = commands::redirect::words(&line) {
+        return commands::redirect::run(&words).unwrap_or_else(|failure| report(&failure));
+    }
+    let arguments = Arguments::parse_from(line);
+    // This verb starts logs itself, if it needs any.
+    if let Verb::Redirect(args) = &arguments.verb {
+        return commands::redirect::run(&args.words).unwrap_or_else(|failure| report(&failure));
+    }
     // The first provider that is installed is what kube and tonic take; there is one in the tree.
     if rustls::crypto::aws_lc_rs::default_provider()
         .install_default()

@@ -1,8 +1,6 @@
 //! A machine or a user that cannot run workloads: one sentence, what to do, exit code 4, and nothing
 //! is made. Needs root, setpriv and unshare.
 
-#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
