@@ -91,6 +91,35 @@ impl Cmd {
         }
     }
 
+    /// Runs it and gives each line of its standard output to `each`, whose first failure is ours.
+    pub(crate) fn results(
+        mut self,
+        mut each: impl FnMut(&str) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        self.announce();
+        let mut child = self
+            .0
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| self.failed(&error.to_string()))?;
+        let mut outcome = Ok(());
+        for line in child
+            .stdout
+            .take()
+            .into_iter()
+            .flat_map(|output| BufReader::new(output).lines())
+        {
+            // The rest is read all the same: a full pipe would stop the process.
+            let line = line?;
+            outcome = outcome.and_then(|()| each(&line));
+        }
+        let status = child.wait()?;
+        if !status.success() {
+            return Err(self.failed(&status.to_string()));
+        }
+        outcome
+    }
+
     /// Runs it, shows each line of its output on standard error, and keeps them.
     ///
     /// Both streams in one: cargo names each test binary on one and its tests on the other.

@@ -9,6 +9,7 @@
     reason = "a command line tool: results on stdout, progress on stderr"
 )]
 
+mod bench;
 mod cmd;
 #[cfg(feature = "codegen")]
 mod codegen;
@@ -42,6 +43,8 @@ enum Verb {
     Test(test::Arguments),
     /// Install the whole mesh on this machine, prove each promise with real traffic, take it down.
     E2e(E2eArguments),
+    /// Run the crates' benchmarks in the release profile; print what they measured.
+    Bench(bench::Arguments),
     /// Check the rules of the repository: crate directions, file heads, sizes, formatting, lints.
     Tidy(tidy::Arguments),
     /// Write the generated wire types anew.
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
         Verb::Test(arguments) => test::run(&root, &arguments),
         Verb::E2e(arguments) => e2e(&root, &arguments),
+        Verb::Bench(arguments) => bench::run(&root, &arguments),
         Verb::Tidy(arguments) => tidy::run(&root, &arguments),
         Verb::Codegen { check } => codegen(&root, check),
     };

@@ -61,8 +61,27 @@ impl Tools {
     }
 }
 
-/// Looks for every program; as root on Debian installs what is missing.
+/// Looks for everything; as root on Debian installs what is missing.
 pub(crate) fn run(root: &Path) -> Tools {
+    let mut tools = programs(root);
+    // Debian's kubectl is of 1.20 and asks for other things than today's; both must work.
+    if let Ok(Some(path)) = debian_kubectl(root) {
+        tools.found.insert("kubectl-debian".to_owned(), path);
+    }
+    match envoy(root) {
+        Ok(path) => {
+            tools.found.insert("envoy".to_owned(), path);
+        }
+        Err(failure) => {
+            let why = format!("{failure}; set ENVOY_BIN to the binary of an Envoy 1.40");
+            tools.missing.insert("envoy".to_owned(), why);
+        }
+    }
+    tools
+}
+
+/// Looks for the programs of Debian's packages; as root on Debian installs those that are missing.
+pub(crate) fn programs(root: &Path) -> Tools {
     let absent: Vec<_> = PROGRAMS
         .iter()
         .filter(|(program, _)| find(program).is_none())
@@ -85,19 +104,6 @@ pub(crate) fn run(root: &Path) -> Tools {
                     .missing
                     .insert((*program).to_owned(), format!("{why} (package {package})"));
             }
-        }
-    }
-    // Debian's kubectl is of 1.20 and asks for other things than today's; both must work.
-    if let Ok(Some(path)) = debian_kubectl(root) {
-        tools.found.insert("kubectl-debian".to_owned(), path);
-    }
-    match envoy(root) {
-        Ok(path) => {
-            tools.found.insert("envoy".to_owned(), path);
-        }
-        Err(failure) => {
-            let why = format!("{failure}; set ENVOY_BIN to the binary of an Envoy 1.40");
-            tools.missing.insert("envoy".to_owned(), why);
         }
     }
     tools

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every ring that this machine can run, and a table of what ran.
 
 mod outcome;
-mod ring;
+pub(crate) mod ring;
 
 use std::collections::BTreeSet;
 use std::path::Path;

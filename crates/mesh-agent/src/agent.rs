@@ -24,6 +24,7 @@ use crate::dns::{self, Dns};
 use crate::envoy::admin::Admin;
 use crate::envoy::{self, EnvoyStatus, Supervisor};
 use crate::error::AgentError;
+use crate::file::write_private;
 use crate::local;
 use crate::names::NameTable;
 use crate::readiness::{Readiness, Watcher, serve};
@@ -333,21 +334,6 @@ fn take_state_dir(path: &Path) -> Result<fs::File, AgentError> {
         }),
         Err(fs::TryLockError::Error(source)) => Err(failed("lock")(source)),
     }
-}
-
-fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-
-    let part = path.with_extension("part");
-    let mut file = fs::OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&part)?;
-    file.write_all(bytes)?;
-    fs::rename(part, path)
 }
 
 /// Waits for every part; one that panicked is a defect, and said to be one.

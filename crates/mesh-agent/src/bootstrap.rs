@@ -124,8 +124,10 @@ pub(crate) fn bootstrap(config: &SidecarConfig, paths: &Paths, ports: Ports) -> 
             ],
         },
     });
-    if let Some(resolver) = resolver(&config.upstream_dns) {
-        document["typed_dns_resolver_config"] = resolver;
+    if let Some(resolver) = resolver(&config.upstream_dns)
+        && let Some(fields) = document.as_object_mut()
+    {
+        fields.insert("typed_dns_resolver_config".to_owned(), resolver);
     }
     document
 }

@@ -25,6 +25,7 @@ mod dns;
 mod envoy;
 mod error;
 mod exchange;
+mod file;
 mod local;
 mod names;
 mod readiness;

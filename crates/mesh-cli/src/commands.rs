@@ -12,7 +12,8 @@ mod kubeconfig;
 mod logs;
 mod proxy_config;
 mod proxy_status;
-mod redirect;
+pub(crate) mod redirect;
+mod rm;
 mod run;
 mod server;
 mod status;
@@ -48,6 +49,7 @@ pub(crate) enum Verb {
     Run(run::Args),
     Logs(logs::Args),
     Exec(exec::Args),
+    Rm(rm::Args),
     /// Stop the units of a workload or of the control plane.
     Stop(unit::Args),
     /// Start the units of a workload or of the control plane.
@@ -62,7 +64,7 @@ pub(crate) enum Verb {
     ProxyStatus(proxy_status::Args),
     ProxyConfig(proxy_config::Args),
     Why(why::Args),
-    Redirect(redirect::Args),
+    Redirect(redirect::Words),
     Server(server::Args),
     Agent(agent::Args),
     #[command(hide = true)]
@@ -78,6 +80,7 @@ pub(crate) fn run(verb: Verb) -> Outcome {
         Verb::Run(args) => wait(run::run(&args)),
         Verb::Logs(args) => wait(logs::run(&args)),
         Verb::Exec(args) => wait(exec::run(&args)),
+        Verb::Rm(args) => wait(rm::run(&args)),
         Verb::Stop(args) => wait(unit::stop(&args)),
         Verb::Start(args) => wait(unit::start(&args)),
         Verb::Apply(args) => wait(apply::run(&args)),
@@ -89,7 +92,7 @@ pub(crate) fn run(verb: Verb) -> Outcome {
         Verb::ProxyStatus(args) => wait(proxy_status::run(&args)),
         Verb::ProxyConfig(args) => wait(proxy_config::run(&args)),
         Verb::Why(args) => wait(why::run(&args)),
-        Verb::Redirect(args) => redirect::run(&args),
+        Verb::Redirect(args) => redirect::run(&args.words),
         Verb::Server(args) => wait(server::run(&args)),
         Verb::Agent(args) => wait(agent::run(&args)),
         Verb::Supervise(args) => supervise::run(&args),

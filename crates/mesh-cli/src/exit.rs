@@ -16,6 +16,8 @@ pub(crate) const DRIFT: u8 = 3;
 pub(crate) const UNSUPPORTED: u8 = 4;
 /// It would be dangerous, and was not asked for with the flag that says so.
 pub(crate) const REFUSED: u8 = 5;
+/// Packets did not go where the rules should send them.
+pub(crate) const PROBE: u8 = 6;
 
 /// Why a verb did not do what it was asked, with the exit code.
 #[derive(Debug)]

@@ -1,27 +1,51 @@
 //! The `mesh` binary: one verb per file of [`commands`], output and exit codes in one place each.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command line tool: results on stdout, progress and errors on stderr"
-)]
+/// In the place of the standard library's, which panics when nobody reads any more.
+macro_rules! print {
+    ($($text:tt)*) => { $crate::output::write_out(format_args!($($text)*)) };
+}
+
+/// As above, with the end of the line.
+macro_rules! println {
+    () => { $crate::output::write_out(format_args!("\n")) };
+    ($($text:tt)*) => {
+        $crate::output::write_out(format_args!("{}\n", format_args!($($text)*)))
+    };
+}
+
+/// As above, on standard error.
+macro_rules! eprintln {
+    ($($text:tt)*) => {
+        $crate::output::write_error(format_args!("{}\n", format_args!($($text)*)))
+    };
+}
 
 mod commands;
 mod connect;
 mod engine;
 mod exit;
+mod ground;
 mod join;
 mod output;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::commands::Arguments;
+use crate::commands::{Arguments, Verb};
 use crate::exit::Failure;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let line: Vec<OsString> = std::env::args_os().collect();
+    if let Some(words) = commands::redirect::words(&line) {
+        return commands::redirect::run(&words).unwrap_or_else(|failure| report(&failure));
+    }
+    let arguments = Arguments::parse_from(line);
+    // This verb starts logs itself, if it needs any.
+    if let Verb::Redirect(args) = &arguments.verb {
+        return commands::redirect::run(&args.words).unwrap_or_else(|failure| report(&failure));
+    }
     // The first provider that is installed is what kube and tonic take; there is one in the tree.
     if rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
@@ -31,7 +55,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     output::start_logs(arguments.verbose);
-    match commands::run(arguments.verb) {
+    match commands::run(arguments.verb).and_then(output::finished) {
         Ok(code) => code,
         Err(failure) => report(&failure),
     }

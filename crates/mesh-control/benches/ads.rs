@@ -1,340 +1,219 @@
-//! A swarm of proxies against Pilot and its API server, which run in a process of their own:
-//! time until all are in sync, memory per client, latency of one endpoint's change, and what is
-//! sent to those who come back.
+//! A swarm of proxies against a control plane in a process of its own, over mutual TLS: time until
+//! all are in sync, memory per client, how soon a change has reached the last of them and what it
+//! costs, and what is sent to those who come back.
 //!
-//! `cargo bench -p mesh-control --features test-util --bench ads`; `CLIENTS` sets how many proxies
-//! and services there are (1,000). Every client checks each name and hash that it is sent, and one
-//! that misses a resource never gets in sync, which fails the run.
-//! Prints one JSON object.
+//! `cargo xtask bench ads`. `CLIENTS` sets how many proxies and services there are (1,000); each
+//! service has two endpoints. Every client checks each version that it is sent against the hash of
+//! the content, and in the end each name; one that lacks a resource fails the run.
 
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
     reason = "a failed unwrap is a failed measurement"
 )]
-#![expect(clippy::print_stdout, reason = "the result goes to standard output")]
+
+#[path = "shared/account.rs"]
+mod account;
+#[path = "shared/plane.rs"]
+mod plane;
+#[path = "shared/report.rs"]
+mod report;
+#[path = "ads/swarm.rs"]
+mod swarm;
 
 use std::env;
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::PostParams;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config};
-use mesh_control::api::{ApiConfig, ApiServer};
-use mesh_control::pilot::Pilot;
-use mesh_control::pilot::ads::client::{DeltaClient, Held};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
 use mesh_control::pilot::resource::ResourceType;
-use mesh_control::store::{self, StoreConfig};
-use mesh_identity::{Connection, Peer};
-use mesh_proto::mesh::agent::v1::agents_client::AgentsClient;
-use mesh_proto::mesh::agent::v1::{
-    AgentMessage, Health, PilotMessage, Register, Workload, WorkloadPort, WorkloadService,
-    agent_message,
-};
+use mesh_control::server::Role;
+use mesh_identity::{ClientTls, CredentialStore, Key};
+use mesh_model::TrustDomain;
+use mesh_proto::mesh::agent::v1::Health;
 use serde_json::json;
-use tempfile::TempDir;
-use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tokio_util::sync::CancellationToken;
-use tonic::Streaming;
-use tonic::service::RoutesBuilder;
-use tonic::transport::{Channel, Endpoint, Server};
-use tower::util::MapRequestLayer;
+use tokio::time::sleep;
 
-/// Says to this program that it is the server.
-const ROLE: &str = "MESH_BENCH_ROLE";
-const PUSHES: usize = 50;
-/// Whoever is not in sync by then misses something.
-const TOO_LONG: Duration = Duration::from_secs(300);
+use account::Account;
+use plane::Plane;
+use report::{measure, percentile, progress};
+use swarm::{Agent, Pilot, Swarm};
 
-struct Plane {
-    process: Child,
-    address: SocketAddr,
-}
+/// Rounds of changes of one workload's health: enough for a hundredth to be one of them.
+const ENDPOINT_CHANGES: u32 = 100;
+const ROUTE_CHANGES: u32 = 20;
 
-/// The registration of a workload, as long as it lives.
-struct Agent {
-    messages: mpsc::Sender<AgentMessage>,
-    _answers: Streaming<PilotMessage>,
-}
+/// Quiet before each change, so that each is published for itself.
+const QUIET: Duration = Duration::from_millis(300);
 
-impl Drop for Plane {
-    fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
-}
+/// How long those who came back are listened to before they are told something new.
+const LISTEN: Duration = Duration::from_secs(2);
 
 fn main() {
-    // The first provider that is installed is what kube takes; there is one in the tree.
-    rustls::crypto::aws_lc_rs::default_provider()
-        .install_default()
-        .unwrap();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    if env::var_os(ROLE).is_some() {
-        runtime.block_on(serve());
-    } else {
+    plane::run(async || {
         let clients = env::var("CLIENTS").map_or(1000, |text| text.parse().unwrap());
-        runtime.block_on(measure(clients));
-    }
-}
-
-/// Runs API server and Pilot until standard input ends.
-async fn serve() {
-    let home = TempDir::new().unwrap();
-    let stop = CancellationToken::new();
-    let store = store::open(&StoreConfig::file(home.path().join("store.redb")))
-        .await
-        .unwrap();
-    let config = ApiConfig::new((Ipv4Addr::LOCALHOST, 0).into(), home.path(), store);
-    let _api = ApiServer::start(config, stop.clone()).await.unwrap();
-    let client = async |name: &str| {
-        let kubeconfig = Kubeconfig::read_from(home.path().join(name)).unwrap();
-        let options = KubeConfigOptions::default();
-        let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
-        Client::try_from(config.unwrap()).unwrap()
-    };
-    let maps: Api<ConfigMap> = Api::namespaced(client("kubeconfig").await, "mesh-system");
-    let mesh =
-        json!({ "metadata": { "name": "mesh" }, "data": { "trustDomain": "cluster.local" } });
-    let mesh = serde_json::from_value(mesh).unwrap();
-    maps.create(&PostParams::default(), &mesh).await.unwrap();
-
-    let pilot = Pilot::new(client("pilot.kubeconfig").await, stop.clone());
-    let mut routes = RoutesBuilder::default();
-    pilot.add_services(&mut routes);
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let connection = Connection {
-        peer: Peer::Workload("spiffe://cluster.local/ns/default/sa/web".parse().unwrap()),
-        remote: address,
-        certificate: None,
-    };
-    let layer = MapRequestLayer::new(move |mut request: http::Request<_>| {
-        request.extensions_mut().insert(connection.clone());
-        request
+        run(clients).await;
     });
-    let server = Server::builder()
-        .layer(layer)
-        .add_routes(routes.routes())
-        .serve_with_incoming(TcpListenerStream::new(listener));
-    println!("{address}");
-    let end = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
-    tokio::select! {
-        _ = server => {}
-        () = pilot.run() => {}
-        _ = end => {}
-    }
 }
 
-async fn measure(clients: usize) {
-    let plane = Plane::start();
-    let mut agents = Vec::new();
-    for number in 0..clients {
-        agents.push(Agent::register(plane.address, number).await);
-    }
+async fn run(clients: u32) {
+    let plane = Plane::start("api,ca,pilot", None).await;
+    let admin = plane.admin().await;
+    let account = Account::create(&admin).await;
+    let key = Key::generate().unwrap();
+    let own = CredentialStore::new(account.ask(account.by_token.clone(), &key).await);
+    let pilot = Pilot {
+        address: plane.listen.grpc,
+        tls: ClientTls::mutual(own, Role::Pilot.identity(&TrustDomain::default())),
+    };
+    let idle = plane.memory();
+    measure("memory of the server, nobody there", idle, "B", None);
+
+    progress(&format!("{clients} workloads register"));
+    let agents = Agent::register_all(&pilot, clients).await;
     // The gate is open and every service has its addresses when the first one knows them all.
-    let in_sync = move |held: &Held| {
-        held.versions(ResourceType::Name).len() == clients
-            && held.versions(ResourceType::Endpoint).len() == clients
-            && held.versions(ResourceType::Listener).len() > 2
-            && held.missing() == 0
-    };
-    let mut first = connect(plane.address, 0, Held::default()).await;
-    timeout(TOO_LONG, first.until(in_sync))
-        .await
-        .unwrap()
-        .unwrap();
-    let bytes = first.received.bytes;
-    drop(first);
-    let before = plane.resident();
+    drop(Swarm::connect(&pilot, clients, 1).await);
 
+    progress(&format!("{clients} clients connect"));
+    let (memory, work) = (plane.memory(), plane.work());
     let began = Instant::now();
-    let mut swarm = JoinSet::new();
-    for number in 0..clients {
-        let address = plane.address;
-        swarm.spawn(async move {
-            let mut client = connect(address, number, Held::default()).await;
-            timeout(TOO_LONG, client.until(in_sync))
-                .await
-                .unwrap()
-                .unwrap();
-            (number, client)
-        });
+    let mut swarm = Swarm::connect(&pilot, clients, clients).await;
+    let took = began.elapsed();
+    let work = work.seconds();
+    swarm.check();
+    let memory = (plane.memory() - memory) / f64::from(clients);
+    let each = |bytes: u64| float(bytes) / f64::from(clients);
+    measure("bytes per client", each(swarm.bytes()), "B", None);
+    for kind in ResourceType::ALL {
+        let name = format!("bytes per client, {kind:?}");
+        measure(&name, each(swarm.bytes_of(kind)), "B", None);
     }
-    let swarm = swarm.join_all().await;
-    let synced = began.elapsed();
-    let per_client = plane.resident().saturating_sub(before) / clients as u64;
+    measure("in sync, last client", took.as_secs_f64(), "s", None);
+    let name = "in sync, CPU of the server";
+    measure(name, work, "s", None);
+    measure("memory per client", memory, "B", None);
+    let all = plane.memory();
+    measure("memory of the server, all there", all, "B", None);
 
-    let (swarm, mut latencies) = push(swarm, &agents).await;
-    latencies.sort();
-    let percentile = |share: usize| {
-        let index = (latencies.len() * share / 100).min(latencies.len() - 1);
-        latencies.get(index).unwrap().as_secs_f64() * 1e3
-    };
-
-    let mut returning = JoinSet::new();
-    for (number, client) in swarm {
-        let address = plane.address;
-        returning.spawn(async move {
-            let mut client = connect(address, number, client.disconnect()).await;
-            // What comes within a second comes for having come back.
-            drop(timeout(Duration::from_secs(1), client.until(|_| false)).await);
-            client.received
-        });
-    }
-    let received = returning.join_all().await;
-    let resent: u64 = received.iter().map(|received| received.resources).sum();
-    let resent_bytes: u64 = received.iter().map(|received| received.bytes).sum();
-    let measures = [
-        ("in sync, last client", synced.as_secs_f64() * 1e3, "ms"),
-        ("bytes per client", as_number(bytes), "B"),
-        ("memory per client", as_number(per_client), "B"),
-        ("one endpoint change, p50", percentile(50), "ms"),
-        ("one endpoint change, p99", percentile(99), "ms"),
-        ("resources on resume", as_number(resent), ""),
-        ("bytes on resume", as_number(resent_bytes), "B"),
-    ];
-    let measures: Vec<_> = measures
-        .iter()
-        .map(|(name, value, unit)| {
-            json!({ "name": format!("ads, {clients} clients: {name}"), "value": value, "unit": unit })
-        })
-        .collect();
-    println!("{}", json!({ "measures": measures }));
-    assert_eq!(resent, 0, "nothing changed meanwhile");
+    change_endpoint(&plane, &mut swarm, &agents).await;
+    change_route(&plane, &admin, &mut swarm).await;
+    come_back(&plane, &pilot, swarm, &agents).await;
 }
 
-/// Changes the health of one workload again and again; when each client knew of it.
-async fn push(
-    mut swarm: Vec<(usize, DeltaClient)>,
-    agents: &[Agent],
-) -> (Vec<(usize, DeltaClient)>, Vec<Duration>) {
-    let name = "outbound|80||s0.default.mesh";
+/// Changes the health of one workload again and again.
+async fn change_endpoint(plane: &Plane, swarm: &mut Swarm, agents: &[Agent]) {
+    progress("the health of one workload changes");
+    let agent = agents.first().unwrap();
     let mut latencies = Vec::new();
-    for round in 0..PUSHES {
-        // Quiet before each, so that each is published for itself.
-        sleep(Duration::from_millis(300)).await;
-        let health = if round % 2 == 0 {
-            Health::Unhealthy
-        } else {
-            Health::Healthy
-        };
+    let work = plane.work();
+    for round in 0..ENDPOINT_CHANGES {
+        sleep(QUIET).await;
         let began = Instant::now();
-        let message = Some(agent_message::Message::Health(health.into()));
-        let agent = agents.first().unwrap();
-        agent.messages.send(AgentMessage { message }).await.unwrap();
-        let mut waiting = JoinSet::new();
-        for (number, mut client) in swarm {
-            waiting.spawn(async move {
-                let old = client
-                    .held()
-                    .versions(ResourceType::Endpoint)
-                    .get(name)
-                    .cloned();
-                let changed =
-                    |held: &Held| held.versions(ResourceType::Endpoint).get(name) != old.as_ref();
-                timeout(TOO_LONG, client.until(changed))
-                    .await
-                    .unwrap()
-                    .unwrap();
-                ((number, client), began.elapsed())
-            });
-        }
-        let (clients, times): (Vec<_>, Vec<_>) = waiting.join_all().await.into_iter().unzip();
-        swarm = clients;
-        latencies.extend(times);
+        agent.report(health_of(round)).await;
+        swarm.changed(ResourceType::Endpoint, ENDPOINT).await;
+        latencies.push(began.elapsed().as_secs_f64() * 1e3);
     }
-    (swarm, latencies)
+    let work = work.seconds();
+    swarm.check();
+    latencies.sort_by(f64::total_cmp);
+    for share in [50, 99] {
+        let name = format!("one endpoint change, to the last client, p{share}");
+        measure(&name, percentile(&latencies, share), "ms", None);
+    }
+    let name = "one endpoint change, CPU of the server per client";
+    let work = work * 1e6 / f64::from(ENDPOINT_CHANGES) / float(swarm.len());
+    measure(name, work, "us", None);
 }
 
-async fn connect(address: SocketAddr, number: usize, held: Held) -> DeltaClient {
-    let id = format!("default/web-{number}");
-    DeltaClient::connect(dial(address).await, &id, held)
-        .await
-        .unwrap()
+/// Changes one `VirtualService` again and again; timed from the call of the API.
+async fn change_route(plane: &Plane, admin: &Client, swarm: &mut Swarm) {
+    progress("the routes of one service change");
+    let kind = GroupVersionKind::gvk("networking.istio.io", "v1", "VirtualService");
+    let kind = ApiResource::from_gvk(&kind);
+    let api: Api<DynamicObject> = Api::namespaced_with(admin.clone(), "default", &kind);
+    let spec = |seconds: u32| {
+        json!({
+            "apiVersion": "networking.istio.io/v1",
+            "kind": "VirtualService",
+            "metadata": { "name": "s0" },
+            "spec": { "hosts": ["s0"], "http": [{
+                "timeout": format!("{seconds}s"),
+                "route": [{ "destination": { "host": "s0" } }],
+            }]},
+        })
+    };
+    let object = serde_json::from_value(spec(1000)).unwrap();
+    api.create(&PostParams::default(), &object).await.unwrap();
+    let mut latencies = Vec::new();
+    let name = Swarm::route_of("s0.default.mesh");
+    swarm.changed(ResourceType::Route, &name).await;
+    let (bytes, work) = (swarm.bytes(), plane.work());
+    for round in 0..ROUTE_CHANGES {
+        sleep(QUIET).await;
+        let began = Instant::now();
+        let patch = Patch::Merge(spec(round + 1));
+        let params = PatchParams::default();
+        api.patch("s0", &params, &patch).await.unwrap();
+        swarm.changed(ResourceType::Route, &name).await;
+        latencies.push(began.elapsed().as_secs_f64() * 1e3);
+    }
+    let work = work.seconds();
+    let bytes = swarm.bytes() - bytes;
+    swarm.check();
+    latencies.sort_by(f64::total_cmp);
+    let rounds = float(swarm.len()) * f64::from(ROUTE_CHANGES);
+    let name = "one changed route, API call to the last client, p50";
+    measure(name, percentile(&latencies, 50), "ms", None);
+    let name = "one changed route, bytes per client";
+    measure(name, float(bytes) / rounds, "B", None);
+    let name = "one changed route, CPU of the server per client";
+    measure(name, work * 1e6 / rounds, "us", None);
 }
 
-async fn dial(address: SocketAddr) -> Channel {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-    endpoint.connect().await.unwrap()
+/// Everybody loses the connection and comes back with what it has.
+async fn come_back(plane: &Plane, pilot: &Pilot, swarm: Swarm, agents: &[Agent]) {
+    progress("everybody comes back");
+    let work = plane.work();
+    let mut swarm = swarm.reconnect(pilot).await;
+    swarm.settle().await;
+    sleep(LISTEN).await;
+    swarm.settle().await;
+    let work = work.seconds();
+    let (resources, bytes) = (swarm.resources(), swarm.bytes());
+    measure("resources sent on resume", float(resources), "", None);
+    measure("bytes sent on resume", float(bytes), "B", None);
+    let name = "bytes of a client's question on resume";
+    measure(name, float(swarm.asked_bytes()), "B", None);
+    let name = "resume, CPU of the server per client";
+    let clients = float(swarm.len());
+    measure(name, work * 1e3 / clients, "ms", None);
+    assert_eq!(resources, 0, "nothing changed meanwhile");
+
+    // They are served again: silence was not for want of a session.
+    let agent = agents.first().unwrap();
+    agent.report(health_of(ENDPOINT_CHANGES)).await;
+    swarm.changed(ResourceType::Endpoint, ENDPOINT).await;
+    swarm.settle().await;
+    swarm.check();
+    // The workload serves two services.
+    assert_eq!(swarm.resources(), 2 * swarm.len(), "one change came");
+}
+
+/// The endpoints that the first workload is among.
+const ENDPOINT: &str = "outbound|80||s0.default.mesh";
+
+fn health_of(round: u32) -> Health {
+    if round.is_multiple_of(2) {
+        Health::Unhealthy
+    } else {
+        Health::Healthy
+    }
 }
 
 #[expect(
     clippy::cast_precision_loss,
     reason = "a measure is not exact to the byte"
 )]
-fn as_number(value: u64) -> f64 {
+fn float(value: u64) -> f64 {
     value as f64
-}
-
-impl Plane {
-    fn start() -> Self {
-        let mut process = Command::new(env::current_exe().unwrap())
-            .env(ROLE, "server")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let output = process.stdout.take().unwrap();
-        BufReader::new(output).read_line(&mut line).unwrap();
-        Self {
-            address: line.trim().parse().unwrap(),
-            process,
-        }
-    }
-
-    /// Bytes of memory that the server has.
-    fn resident(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.process.id());
-        let status = std::fs::read_to_string(path).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-        let kibibytes = line.and_then(|line| line.split_whitespace().nth(1));
-        kibibytes.unwrap().parse::<u64>().unwrap() * 1024
-    }
-}
-
-impl Agent {
-    /// Registers a healthy workload that serves a service of its own.
-    async fn register(address: SocketAddr, number: usize) -> Self {
-        let [.., high, low] = number.to_be_bytes();
-        let service = WorkloadService {
-            name: format!("s{number}"),
-            ports: vec![WorkloadPort {
-                name: "http".to_owned(),
-                number: 80,
-                target: 8080,
-                protocol: "http".to_owned(),
-            }],
-        };
-        let workload = Workload {
-            id: format!("default/web-{number}"),
-            namespace: "default".to_owned(),
-            service_account: "web".to_owned(),
-            addresses: vec![Ipv4Addr::new(10, 0, high, low).to_string()],
-            services: vec![service],
-            ..Workload::default()
-        };
-        let register = Register {
-            workload: Some(workload),
-            health: Health::Healthy.into(),
-            version: String::new(),
-        };
-        let (messages, outbound) = mpsc::channel(1);
-        let message = Some(agent_message::Message::Register(register));
-        messages.send(AgentMessage { message }).await.unwrap();
-        let mut client = AgentsClient::new(dial(address).await);
-        let answers = client.connect(ReceiverStream::new(outbound)).await.unwrap();
-        Self {
-            messages,
-            _answers: answers.into_inner(),
-        }
-    }
 }

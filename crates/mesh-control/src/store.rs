@@ -359,6 +359,18 @@ impl StoreError {
     }
 }
 
+/// Refuses a value that one of the stores would not keep.
+fn check_size(key: &str, value: &Bytes) -> Result<(), StoreError> {
+    if value.len() > MAX_VALUE_BYTES {
+        return Err(StoreError::TooLarge {
+            key: key.to_owned(),
+            size: value.len(),
+            limit: MAX_VALUE_BYTES,
+        });
+    }
+    Ok(())
+}
+
 /// As Kubernetes lays out its etcd.
 pub const DEFAULT_PREFIX: &str = "/registry/";
 

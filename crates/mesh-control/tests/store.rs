@@ -19,9 +19,14 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use mesh_control::store::{Store as _, StoreConfig, StoreError, open};
+use mesh_control::ca::Lifetimes;
+use mesh_control::server::{Listen, ServerConfig};
+use mesh_control::store::{StoreConfig, StoreError, open};
 use proptest::test_runner::{Config, TestRunner};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 use suite::{Shared, create, replay_equals_list, steps, take, update, value};
 
@@ -132,6 +137,56 @@ async fn fresh() -> (Shared, Etcd) {
     let etcd = Etcd::start();
     let store = etcd.store(&[]).await;
     (store, etcd)
+}
+
+/// The API as a role, whose store comes up later than itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_waits_for_a_store_that_is_away() {
+    let mut etcd = Etcd::start();
+    etcd.kill();
+    let home = tempfile::tempdir().unwrap();
+    let listen = Listen {
+        api: vec![free_address()],
+        grpc: free_address(),
+        mixer: free_address(),
+        metrics: free_address(),
+    };
+    let metrics = listen.metrics;
+    let hour = Duration::from_secs(3600);
+    let config = ServerConfig {
+        roles: "api".parse().unwrap(),
+        home: home.path().to_owned(),
+        listen,
+        advertise: Vec::new(),
+        store: StoreConfig::etcd(vec![etcd.url()]),
+        kubeconfig: None,
+        trust_domain: None,
+        lifetimes: Lifetimes::new(hour, hour, hour).unwrap(),
+    };
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(mesh_control::server::run(config, stop.clone()));
+    until(metrics, "waiting for the store").await;
+    assert!(!running.is_finished(), "it waits");
+    etcd.restart();
+    until(metrics, "HTTP/1.1 200").await;
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+/// Waits until `/ready` says so.
+async fn until(metrics: SocketAddr, words: &str) {
+    let began = Instant::now();
+    let mut said = String::new();
+    while !said.contains(words) {
+        assert!(began.elapsed() < Duration::from_secs(60), "it says {said}");
+        tokio::task::yield_now().await;
+        said.clear();
+        if let Ok(mut stream) = TcpStream::connect(metrics).await {
+            let asked = b"GET /ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+            stream.write_all(asked).await.unwrap();
+            stream.read_to_string(&mut said).await.unwrap();
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -155,8 +155,7 @@ impl Visitor for Check<'_> {
                     EndLine, EndText, NotWordBoundary, StartLine, StartText, WordBoundary,
                 };
                 match assertion.kind {
-                    StartLine | EndLine | StartText | EndText => Ok(()),
-                    WordBoundary => Ok(()),
+                    StartLine | EndLine | StartText | EndText | WordBoundary => Ok(()),
                     // RE2 and Rust disagree about it at the ends of an empty text.
                     NotWordBoundary => Err(r"no `\B`"),
                     _ => Err("no half word boundaries"),

@@ -5,7 +5,7 @@
 
 use std::error::Error;
 
-use mesh_netfilter::{Engine, HostNetwork, Netns, Plan, Policy};
+use mesh_netfilter::{Engine, Facts, HostNetwork, Netns, Plan, Policy};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let netns: Netns = std::env::args()
@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .ok_or("which network namespace?")?
         .parse()
         .map_err(|problem| format!("{problem}"))?;
-    let plan = Plan::compile(&Policy::sidecar());
+    let plan = Plan::compile(&Policy::sidecar(), &Facts::default());
     let engine = Engine::netlink(&netns)?;
     let applied = engine.apply(&plan, HostNetwork::Refuse)?;
     let report = engine.verify(&plan)?;

@@ -5,14 +5,14 @@
 
 use std::error::Error;
 
-use mesh_netfilter::{Plan, Policy};
+use mesh_netfilter::{Facts, Plan, Policy};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let policy = match std::env::args().nth(1) {
         Some(path) => serde_json::from_str(&std::fs::read_to_string(path)?)?,
         None => Policy::sidecar(),
     };
-    let plan = Plan::compile(&policy);
+    let plan = Plan::compile(&policy, &Facts::default());
     #[expect(clippy::print_stdout, reason = "printing is what this example shows")]
     {
         print!("{plan}");

@@ -4,12 +4,18 @@
 //! The expressions are those that `nft` makes of the text that [`crate::nft`] prints, one by one,
 //! so both ways into the kernel end in equal programs.
 
+#[cfg(feature = "apply")]
+mod describe;
 mod lower;
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
+#[cfg(feature = "apply")]
+pub(crate) use self::describe::describe;
 use crate::netlink::{Attributes, SetReference, write_expression};
-use crate::plan::{ABOUT_CHAIN, FORMAT, Plan, Table};
+use crate::plan::{ABOUT_CHAIN, FORMAT, LocalState, Plan, Table};
 
 /// A hash of all rules of a plan.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -49,9 +55,22 @@ pub(crate) struct ProgramBase {
 pub(crate) struct ProgramRule {
     pub(crate) expressions: Vec<Expression>,
     pub(crate) comment: Option<String>,
+    /// What the rule has counted; none where rules are planned.
+    pub(crate) counter: Option<Counter>,
 }
 
-/// One instruction. All data goes through register 1, as in the code of `nft`.
+/// What passed a rule.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Counter {
+    /// How many packets.
+    pub packets: u64,
+    /// How many bytes they had together.
+    pub bytes: u64,
+}
+
+/// One instruction. Data goes through register 1, as in the code of `nft`; only where an address
+/// and a port are needed together, the port is in register 2.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Expression {
     /// Loads a fact about the packet.
@@ -64,6 +83,8 @@ pub(crate) enum Expression {
     },
     /// Loads a fact about the packet's connection.
     Ct(Ct),
+    /// Loads a fact about the socket that waits for the packet.
+    Socket(SocketKey),
     /// Clears the bits that are not in the mask.
     Mask(Vec<u8>),
     /// Goes on if the register compares so.
@@ -71,18 +92,33 @@ pub(crate) enum Expression {
     /// Goes on if the register is outside these bounds.
     Outside { from: Vec<u8>, to: Vec<u8> },
     /// Goes on if the register is in the set, or if it is not.
-    Lookup { set: Set, inverted: bool },
+    Lookup { set: Arc<Set>, inverted: bool },
+    /// Turns the number in the register from this machine's byte order into the network's.
+    NetworkOrder,
     /// Loads a constant.
     Load(Vec<u8>),
+    /// Loads a constant into the second register.
+    LoadSecond(Vec<u8>),
+    /// Counts the packets that come so far.
+    Counter,
     /// Redirects to the port in the register.
     Redirect,
+    /// Translates the destination to the address in the register (`NFPROTO_*` tells its family)
+    /// and the port in the second one.
+    Dnat { family: u32 },
+    /// Hands the packet to the transparent socket of the port in the register, or ends the rule.
+    Tproxy,
+    /// Marks the packet with the register.
+    SetMark,
+    /// Marks the connection with the register.
+    SetConnectionMark,
     /// Looks the original direction of the connection up in the zone in the register.
     OriginalZone,
     /// Refuses the packet: `NFT_REJECT_*` and the code of it.
     Reject { kind: u32, code: u8 },
     /// Leaves the chain: `NFT_RETURN` or `NFT_GOTO`, the latter with the chain.
     Verdict { code: i32, chain: Option<String> },
-    /// Something that no plan contains, as it was read.
+    /// Something that no plan contains, as it was read or is to be written.
     #[cfg(feature = "apply")]
     Other { name: String, data: Vec<u8> },
 }
@@ -102,8 +138,16 @@ pub(crate) enum Meta {
 /// `enum nft_ct_keys`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Ct {
+    State = 0,
     Direction = 1,
     Status = 2,
+    Mark = 3,
+}
+
+/// `enum nft_socket_keys`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum SocketKey {
+    Transparent = 0,
 }
 
 /// `enum nft_payload_bases`.
@@ -122,16 +166,20 @@ pub(crate) enum Operator {
     AtLeast = 5,
 }
 
-/// An anonymous set: part of the one rule that looks into it.
+/// A set that rules look into, with what is in it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Set {
+    /// The name within the table; an anonymous set is part of the one rule that looks into it.
+    pub(crate) name: Option<String>,
     /// The type of the key as `nft` numbers it, so that it can print the set.
     pub(crate) key_type: u32,
     /// Bytes of a key.
     pub(crate) key_length: u32,
     /// Whether elements are boundaries of intervals.
     pub(crate) is_interval: bool,
-    /// Ascending.
+    /// How many milliseconds elements live; those that were read have so many left.
+    pub(crate) timeout: Option<u64>,
+    /// Ascending. The end at zero that stands before the first interval is not among them.
     pub(crate) elements: Vec<Element>,
 }
 
@@ -147,13 +195,14 @@ struct Hasher(u64);
 
 #[cfg(feature = "apply")]
 pub(crate) const NFT_TABLE_DORMANT: u32 = 1;
+pub(crate) const NF_DROP: u32 = 0;
 pub(crate) const NF_ACCEPT: u32 = 1;
 pub(crate) const NFT_GOTO: i32 = -4;
 pub(crate) const NFT_RETURN: i32 = -5;
 
 /// The fingerprint of tables that are yet to be put into the kernel.
-pub(crate) fn fingerprint(tables: &[Table]) -> Fingerprint {
-    lower::program(tables).fingerprint()
+pub(crate) fn fingerprint(tables: &[Table], local: &LocalState) -> Fingerprint {
+    lower::program(tables).fingerprint(local)
 }
 
 /// The plan as the kernel will hold it.
@@ -170,7 +219,8 @@ pub(crate) fn program(plan: &Plan) -> Program {
                         code: NFT_RETURN,
                         chain: None,
                     }],
-                    comment: Some(about(plan.fingerprint())),
+                    comment: Some(about(plan)),
+                    counter: None,
                 }],
             },
         );
@@ -179,27 +229,48 @@ pub(crate) fn program(plan: &Plan) -> Program {
 }
 
 /// What the comment in the chain [`ABOUT_CHAIN`] says.
-pub(crate) fn about(fingerprint: Fingerprint) -> String {
-    format!("{ABOUT_FORMAT}{FORMAT}{ABOUT_PLAN}{fingerprint}")
+pub(crate) fn about(plan: &Plan) -> String {
+    let fingerprint = plan.fingerprint();
+    if plan.local().is_empty() {
+        format!("{ABOUT_FORMAT}{FORMAT}{ABOUT_PLAN}{fingerprint}")
+    } else {
+        let local = plan.local();
+        format!("{ABOUT_FORMAT}{FORMAT}{ABOUT_PLAN}{fingerprint}{ABOUT_LOCAL}{local}")
+    }
 }
 
 /// Format and fingerprint out of such a comment.
 #[cfg(feature = "apply")]
 pub(crate) fn parse_about(comment: &str) -> Option<(u32, Fingerprint)> {
-    let (format, fingerprint) = comment.strip_prefix(ABOUT_FORMAT)?.split_once(ABOUT_PLAN)?;
+    let (format, rest) = comment.strip_prefix(ABOUT_FORMAT)?.split_once(ABOUT_PLAN)?;
+    let fingerprint = rest
+        .split_once(ABOUT_LOCAL)
+        .map_or(rest, |(first, _)| first);
     Some((format.parse().ok()?, Fingerprint::parse(fingerprint)?))
+}
+
+/// What else the plan has put into the namespace, out of such a comment.
+#[cfg(feature = "apply")]
+pub(crate) fn parse_about_local(comment: &str) -> Option<LocalState> {
+    match comment.split_once(ABOUT_LOCAL) {
+        Some((_, local)) => LocalState::parse(local),
+        None => Some(LocalState::default()),
+    }
 }
 
 const ABOUT_FORMAT: &str = "mesh-netfilter format ";
 const ABOUT_PLAN: &str = " plan ";
+const ABOUT_LOCAL: &str = " local ";
 
 // === impl Program ===
 
 impl Program {
-    /// A hash of everything but comments and the chain that bears this hash.
-    pub(crate) fn fingerprint(&self) -> Fingerprint {
+    /// A hash of everything but comments and the chain that bears this hash, and of the local
+    /// state that goes with it.
+    pub(crate) fn fingerprint(&self, local: &LocalState) -> Fingerprint {
         let mut hasher = Hasher::new();
         hasher.number(FORMAT);
+        hasher.text(&local.to_string());
         let mut tables: Vec<&ProgramTable> = self.tables.iter().collect();
         tables.sort_by_key(|table| &table.name);
         for table in tables {
@@ -219,12 +290,37 @@ impl Program {
     }
 }
 
+// === impl ProgramTable ===
+
+impl ProgramTable {
+    /// The named sets that rules look into.
+    pub(crate) fn named_sets(&self) -> BTreeMap<&str, &Arc<Set>> {
+        let rules = self.chains.iter().flat_map(|chain| &chain.rules);
+        let expressions = rules.flat_map(|rule| &rule.expressions);
+        expressions
+            .filter_map(|expression| match expression {
+                Expression::Lookup { set, .. } => Some((set.name.as_deref()?, set)),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
 // === impl Set ===
 
 impl Set {
     /// Whether keys are in the byte order of this machine, as ids and names are.
     pub(crate) fn is_host_order(&self) -> bool {
         lower::HOST_ORDER_KEYS.contains(&self.key_type)
+    }
+
+    /// Whether an end at zero stands before the first interval, as `nft` puts it there.
+    pub(crate) fn begins_with_end(&self) -> bool {
+        self.is_interval
+            && self
+                .elements
+                .first()
+                .is_some_and(|first| first.key.iter().any(|byte| *byte != 0))
     }
 }
 
@@ -237,6 +333,15 @@ impl fmt::Display for Fingerprint {
 }
 
 impl Fingerprint {
+    /// A hash of lines.
+    pub(crate) fn of_lines<'a>(lines: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut hasher = Hasher::new();
+        for line in lines {
+            hasher.text(line);
+        }
+        Self(hasher.0)
+    }
+
     /// Reads what `Display` wrote.
     #[cfg(feature = "apply")]
     pub(crate) fn parse(text: &str) -> Option<Self> {
@@ -304,6 +409,7 @@ impl Hasher {
     }
 
     fn set(&mut self, set: &Set) {
+        self.text(set.name.as_deref().unwrap_or_default());
         self.number(set.key_type);
         self.number(set.key_length);
         self.number(u32::from(set.is_interval));

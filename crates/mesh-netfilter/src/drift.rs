@@ -2,11 +2,10 @@
 
 use std::fmt;
 
-use crate::bytecode::{
-    NFT_TABLE_DORMANT, Program, ProgramChain, ProgramRule, ProgramTable, parse_about,
-};
-use crate::plan::{ABOUT_CHAIN, FORMAT};
-use crate::{RuleState, Verdict};
+use crate::bytecode::parse_about;
+use crate::listing::{ListedChain, ListedRule, ListedTable, Listing};
+use crate::plan::FORMAT;
+use crate::{Family, Port, RuleState, Verdict};
 
 /// What a look at the rules found.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -19,13 +18,29 @@ pub struct Report {
     pub drifts: Vec<Drift>,
     /// What could defeat the rules although they are intact.
     pub hazards: Vec<Hazard>,
+    /// What is worth knowing and no danger.
+    pub notes: Vec<Note>,
+}
+
+/// Something worth knowing about intact rules.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Note {
+    /// Nobody listens at a port to which connections are captured: they are refused until the
+    /// proxy runs.
+    NobodyListens {
+        /// The port.
+        port: Port,
+    },
 }
 
 /// A place: table and chain.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Place {
-    /// The table.
+    /// The table: family and name, such as `inet mesh_mesh` or `ip nat`.
     pub table: String,
     /// The chain.
     pub chain: String,
@@ -101,6 +116,11 @@ pub enum Drift {
         /// Why the rule is there.
         why: String,
     },
+    /// A policy rule, a route or an address that the rules depend on is not there.
+    LocalMissing {
+        /// It, as `ip` would add it.
+        what: String,
+    },
 }
 
 /// Something that could defeat intact rules.
@@ -126,10 +146,24 @@ pub enum Hazard {
         /// `ip` or `ip6`.
         family: String,
     },
+    /// The namespace has no route to the outside in a family whose connections are captured.
+    /// Routing comes before translation: what has no route is never captured but fails.
+    NoRoute {
+        /// The family.
+        family: Family,
+    },
+    /// The proxy takes inbound connections on loopback addresses only. Redirected connections
+    /// arrive at the address of the interface, where nobody listens.
+    LoopbackOnly {
+        /// The port.
+        port: Port,
+        /// The family.
+        family: Family,
+    },
 }
 
 /// Every difference between a plan and what is in the kernel.
-pub(crate) fn compare(planned: &Program, found: &Program) -> Vec<Drift> {
+pub(crate) fn compare(planned: &Listing, found: &Listing) -> Vec<Drift> {
     let mut drifts = Vec::new();
     for table in &planned.tables {
         match found.tables.iter().find(|other| other.name == table.name) {
@@ -149,8 +183,8 @@ pub(crate) fn compare(planned: &Program, found: &Program) -> Vec<Drift> {
     drifts
 }
 
-fn compare_tables(planned: &ProgramTable, found: &ProgramTable, drifts: &mut Vec<Drift>) {
-    if found.flags & NFT_TABLE_DORMANT != 0 {
+fn compare_tables(planned: &ListedTable, found: &ListedTable, drifts: &mut Vec<Drift>) {
+    if found.is_dormant {
         drifts.push(Drift::TableDormant {
             table: planned.name.clone(),
         });
@@ -167,7 +201,7 @@ fn compare_tables(planned: &ProgramTable, found: &ProgramTable, drifts: &mut Vec
         if other.base != chain.base {
             drifts.push(Drift::ChainChanged(place.clone()));
         }
-        if chain.name == ABOUT_CHAIN {
+        if chain.is_about {
             compare_about(chain, other, &planned.name, drifts);
         } else {
             compare_rules(&chain.rules, &other.rules, &place, drifts);
@@ -184,13 +218,14 @@ fn compare_tables(planned: &ProgramTable, found: &ProgramTable, drifts: &mut Vec
 }
 
 /// The chain that tells about the table: here the comment is the content.
-fn compare_about(
-    planned: &ProgramChain,
-    found: &ProgramChain,
-    table: &str,
-    drifts: &mut Vec<Drift>,
-) {
-    if planned.rules != found.rules {
+fn compare_about(planned: &ListedChain, found: &ListedChain, table: &str, drifts: &mut Vec<Drift>) {
+    let says = |rule: &ListedRule| (rule.code.clone(), rule.comment.clone());
+    if !planned
+        .rules
+        .iter()
+        .map(says)
+        .eq(found.rules.iter().map(says))
+    {
         drifts.push(Drift::OtherPlan {
             table: table.to_owned(),
             found: found.rules.first().and_then(|rule| rule.comment.clone()),
@@ -199,15 +234,15 @@ fn compare_about(
 }
 
 fn compare_rules(
-    planned: &[ProgramRule],
-    found: &[ProgramRule],
+    planned: &[ListedRule],
+    found: &[ListedRule],
     place: &Place,
     drifts: &mut Vec<Drift>,
 ) {
     let (lost, mut new) = apart(planned, found);
     let mut rest = Vec::new();
     for single in lost {
-        let same = |other: &Single<'_>| other.rule.expressions == single.rule.expressions;
+        let same = |other: &Single<'_>| other.rule.code == single.rule.code;
         match new.iter().position(same) {
             Some(position) => drifts.push(Drift::RuleMoved {
                 place: place.clone(),
@@ -245,20 +280,20 @@ fn compare_rules(
 }
 
 /// A rule that has no partner in the other list.
-struct Single<'a> {
-    rule: &'a ProgramRule,
-    index: usize,
+pub(crate) struct Single<'a> {
+    pub(crate) rule: &'a ListedRule,
+    pub(crate) index: usize,
     /// How many rules with a partner stand before it.
-    gap: usize,
+    pub(crate) gap: usize,
 }
 
 /// The rules of either list that are not in their longest common subsequence.
-fn apart<'a>(
-    planned: &'a [ProgramRule],
-    found: &'a [ProgramRule],
+pub(crate) fn apart<'a>(
+    planned: &'a [ListedRule],
+    found: &'a [ListedRule],
 ) -> (Vec<Single<'a>>, Vec<Single<'a>>) {
     let equal = |i: usize, j: usize| match (planned.get(i), found.get(j)) {
-        (Some(planned), Some(found)) => planned.expressions == found.expressions,
+        (Some(planned), Some(found)) => planned.code == found.code,
         _ => false,
     };
     // lengths[i][j]: of the longest common subsequence of planned[i..] and found[j..].
@@ -322,7 +357,7 @@ impl Single<'_> {
 // === impl Report ===
 
 impl Report {
-    pub(crate) fn new(planned: &Program, found: &Program, hazards: Vec<Hazard>) -> Self {
+    pub(crate) fn new(planned: &Listing, found: &Listing, hazards: Vec<Hazard>) -> Self {
         let drifts = compare(planned, found);
         let state = if drifts.is_empty() {
             RuleState::Intact
@@ -335,7 +370,25 @@ impl Report {
             state,
             drifts,
             hazards,
+            notes: Vec::new(),
         }
+    }
+
+    /// With more that was seen.
+    pub(crate) fn and(mut self, hazards: Vec<Hazard>, notes: Vec<Note>) -> Self {
+        self.hazards.extend(hazards);
+        self.notes.extend(notes);
+        self
+    }
+
+    /// With what is missing outside the tables.
+    pub(crate) fn with_local(mut self, missing: impl IntoIterator<Item = String>) -> Self {
+        let missing = missing.into_iter().map(|what| Drift::LocalMissing { what });
+        self.drifts.extend(missing);
+        if self.state == RuleState::Intact && !self.drifts.is_empty() {
+            self.state = RuleState::Drifted;
+        }
+        self
     }
 
     /// The verdict of a watcher that has just made this report, `now` in Unix seconds.
@@ -345,23 +398,23 @@ impl Report {
     }
 }
 
-// === impl Drift, Hazard, Place ===
+// === impl Drift, Hazard, Note, Place ===
 
 impl fmt::Display for Drift {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TableMissing { table } => write!(f, "table `inet {table}` is missing"),
-            Self::TableExtra { table } => write!(f, "table `inet {table}` is not in the plan"),
-            Self::TableDormant { table } => write!(f, "table `inet {table}` was put to sleep"),
+            Self::TableMissing { table } => write!(f, "table `{table}` is missing"),
+            Self::TableExtra { table } => write!(f, "table `{table}` is not in the plan"),
+            Self::TableDormant { table } => write!(f, "table `{table}` was put to sleep"),
             Self::OtherPlan { table, found } => match found.as_deref().and_then(parse_about) {
                 Some((format, _)) if format != FORMAT => write!(
                     f,
-                    "table `inet {table}` has format {format}, this version makes {FORMAT}"
+                    "table `{table}` has format {format}, this version makes {FORMAT}"
                 ),
                 Some((_, fingerprint)) => {
-                    write!(f, "table `inet {table}` has another plan, {fingerprint}")
+                    write!(f, "table `{table}` has another plan, {fingerprint}")
                 }
-                None => write!(f, "table `inet {table}` does not tell its plan"),
+                None => write!(f, "table `{table}` does not tell its plan"),
             },
             Self::ChainMissing(place) => write!(f, "chain {place} is missing"),
             Self::ChainExtra(place) => write!(f, "chain {place} is not in the plan"),
@@ -389,6 +442,7 @@ impl fmt::Display for Drift {
                 f,
                 "rule {index} of chain {place} was moved to {found} ({why})"
             ),
+            Self::LocalMissing { what } => write!(f, "`{what}` is missing"),
         }
     }
 }
@@ -410,13 +464,38 @@ impl fmt::Display for Hazard {
                 f,
                 "legacy iptables has a NAT table for `{family}` in this namespace"
             ),
+            Self::NoRoute { family } => write!(
+                f,
+                "there is no route to the outside for {}, so nothing of it can be captured",
+                family_name(*family)
+            ),
+            Self::LoopbackOnly { port, family } => write!(
+                f,
+                "port {port} is listened at on loopback only, so inbound {} is refused",
+                family_name(*family)
+            ),
         }
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NobodyListens { port } => write!(f, "nobody listens at port {port} yet"),
+        }
+    }
+}
+
+fn family_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
     }
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`inet {} {}`", self.table, self.chain)
+        write!(f, "`{} {}`", self.table, self.chain)
     }
 }
 

@@ -1,46 +1,72 @@
 //! The engine: puts plans into a network namespace, looks whether they still hold, removes them.
 
+mod capture;
+mod choice;
 mod conntrack;
+mod drain;
+mod driver;
 mod error;
+mod facts;
+mod hazard;
+mod host;
+#[cfg(feature = "iptables")]
+mod iptables;
+mod listener;
+mod local;
 mod netns;
+mod notice;
+mod probe;
 mod read;
+mod route;
 mod socket;
+mod status;
+mod unconfirmed;
+mod watch;
 
+pub use self::choice::{Reason, Unusable};
 use self::conntrack::Keep;
+pub use self::drain::Drain;
+use self::driver::Driver;
 pub use self::error::{EngineError, Rejection};
 pub use self::netns::Netns;
 use self::netns::OpenNetns;
-use self::read::read;
+pub use self::probe::{Check, Outcome, ProbeOptions, ProbeReport};
+use self::read::Found;
 use self::socket::Socket;
-use crate::bytecode::{self, Fingerprint, parse_about};
+pub use self::status::{RuleCount, Status};
+pub use self::unconfirmed::Confirmed;
+pub use self::watch::{Look, Maker, Mended, Repair, WatchOptions};
+use crate::bytecode::{Fingerprint, parse_about};
 use crate::drift::Report;
-use crate::netlink::{creation, removal, replacement};
-use crate::plan::ABOUT_CHAIN;
-use crate::{FORMAT, InstanceName, Plan};
+use crate::rtnetlink::Entry;
+use crate::{Backend, FORMAT, InstanceName, Plan};
 
-/// Puts plans into one network namespace, by netlink, without any other program.
+/// Puts plans into one network namespace, by the backend that works there.
 ///
-/// All operations block for well under a millisecond on a first apply, and for some milliseconds
-/// where rules are deleted (the kernel waits until no packet uses them). They enter the namespace
-/// on a thread of their own; the caller's thread stays where it is.
+/// With the netlink backend all operations block for well under a millisecond on a first apply,
+/// and for some milliseconds where rules are deleted (the kernel waits until no packet uses them);
+/// the iptables backends start one or two programs for each family. Operations enter the
+/// namespace on a thread of their own; the caller's thread stays where it is.
 ///
 /// # Requirements
 /// `CAP_NET_ADMIN` in the user namespace that owns the network namespace, `CAP_SYS_ADMIN` to enter
 /// another one than the current, and Linux 5.2 with `nf_tables` and NAT in family `inet`.
 ///
 /// ```no_run
-/// use mesh_netfilter::{Applied, Engine, HostNetwork, Netns, Plan, Policy};
+/// use mesh_netfilter::{Applied, Drain, Engine, Facts, HostNetwork, Netns, Plan, Policy};
 ///
-/// let plan = Plan::compile(&Policy::sidecar());
+/// let plan = Plan::compile(&Policy::sidecar(), &Facts::default());
 /// let engine = Engine::netlink(&Netns::Name("app".to_owned()))?;
 /// engine.apply(&plan, HostNetwork::Refuse)?;
 /// assert_eq!(engine.apply(&plan, HostNetwork::Refuse)?, Applied::Unchanged);
-/// engine.remove(plan.instance())?;
+/// engine.remove(plan.instance(), Drain::Off)?;
 /// # Ok::<(), mesh_netfilter::EngineError>(())
 /// ```
 #[derive(Debug)]
 pub struct Engine {
     namespace: OpenNetns,
+    driver: Driver,
+    reason: Reason,
 }
 
 /// Whether rules may be put into the host's own network namespace.
@@ -66,6 +92,8 @@ pub enum Applied {
     Unchanged,
     /// There were no rules of this instance; now there are.
     Created,
+    /// Only lists differed: elements of sets were changed, and every rule is the one it was.
+    Updated,
     /// Other rules of this instance were replaced.
     Replaced,
 }
@@ -81,6 +109,12 @@ pub enum Applied {
 pub enum Removed {
     /// The instance's rules are gone.
     Removed,
+    /// They are gone, and so are the connections that they had redirected, but for those that were
+    /// still open when the time was up: those were cut.
+    Drained {
+        /// How many.
+        cut: usize,
+    },
     /// There were none.
     Absent,
 }
@@ -103,14 +137,98 @@ const ATTEMPTS: usize = 10;
 // === impl Engine ===
 
 impl Engine {
-    /// An engine for this network namespace, which stays open as long as the engine.
+    /// An engine for this network namespace, with the backend that is asked for, else with the
+    /// first of [`Backend::ALL`] that works there. The namespace stays open as long as the engine.
+    ///
+    /// # Errors
+    /// [`EngineError::OpenNamespace`] if the namespace is not there or may not be entered,
+    /// [`EngineError::MissingTool`] and [`EngineError::NotBuilt`] if the backend that is asked for
+    /// cannot be used, [`EngineError::Unusable`] if none works.
+    pub fn detect(netns: &Netns, backend: Option<Backend>) -> Result<Self, EngineError> {
+        let namespace = OpenNetns::open(netns)?;
+        if let Some(backend) = backend {
+            return Ok(Self {
+                namespace,
+                driver: Driver::of(backend)?,
+                reason: Reason::Asked,
+            });
+        }
+        let mut unusable = Vec::new();
+        for backend in Backend::ALL {
+            let driver = Driver::of(backend).and_then(|driver| {
+                namespace.enter(|| driver.probe())?;
+                Ok(driver)
+            });
+            match driver {
+                Ok(driver) => {
+                    return Ok(Self {
+                        namespace,
+                        driver,
+                        reason: Reason::Detected { unusable },
+                    });
+                }
+                // Nothing works without the capability; the kernel may have everything.
+                Err(error) if error.is_not_permitted() => return Err(error),
+                Err(error) => unusable.push(Unusable::new(backend, &error)),
+            }
+        }
+        Err(EngineError::Unusable {
+            netns: netns.to_string(),
+            unusable,
+        })
+    }
+
+    /// An engine for this network namespace that uses netlink, whether it works or not.
     ///
     /// # Errors
     /// [`EngineError::OpenNamespace`] if the namespace is not there or may not be entered.
     pub fn netlink(netns: &Netns) -> Result<Self, EngineError> {
         Ok(Self {
             namespace: OpenNetns::open(netns)?,
+            driver: Driver::Netlink,
+            reason: Reason::Asked,
         })
+    }
+
+    /// The backend that it uses.
+    pub fn backend(&self) -> Backend {
+        self.driver.backend()
+    }
+
+    /// Why it uses this backend.
+    pub fn reason(&self) -> &Reason {
+        &self.reason
+    }
+
+    /// The version of the programs that the backend runs; none if it runs none.
+    pub fn tool_version(&self) -> Option<&str> {
+        self.driver.tool_version()
+    }
+
+    /// Removes what the instance has in the namespace by other backends than this engine's, as
+    /// after a change of backend; and tells by which it had something. Backends that this machine
+    /// lacks can have nothing to remove by.
+    ///
+    /// # Errors
+    /// What the kernel or the tools said.
+    pub fn remove_others(&self, instance: &InstanceName) -> Result<Vec<Backend>, EngineError> {
+        let others = Backend::ALL
+            .into_iter()
+            .filter(|backend| *backend != self.backend());
+        let mut removed = Vec::new();
+        for backend in others {
+            let driver = match Driver::of(backend) {
+                Err(EngineError::MissingTool { .. } | EngineError::NotBuilt { .. }) => continue,
+                driver => driver?,
+            };
+            let done = self
+                .namespace
+                .enter(|| driver.remove(&Socket::open()?, instance))?;
+            if done != Removed::Absent {
+                removed.push(backend);
+            }
+        }
+        Ok(removed)
     }
 
     /// Makes the instance's rules those of `plan`, in one transaction: no packet meets half of
@@ -124,17 +242,36 @@ impl Engine {
     /// what the kernel said. After [`EngineError::Conntrack`] the rules are in place.
     pub fn apply(&self, plan: &Plan, host: HostNetwork) -> Result<Applied, EngineError> {
         self.namespace.enter(|| {
-            if host == HostNetwork::Refuse {
-                self.namespace.refuse_host()?;
-            }
+            self.admit(plan, host)?;
             let socket = Socket::open()?;
-            let applied = commit(&socket, plan)?;
+            let local = local::entries(plan);
+            // Before the rules that lead there, and those of a plan of before after its rules.
+            local::add(&local)?;
+            let applied = self.driver.commit(&socket, plan)?;
+            unconfirmed::forget_prior(&socket, plan.instance())?;
+            self.release_local(&socket, plan.instance(), &local)?;
             if applied != Applied::Unchanged {
-                let keep = plan.dns_port().map_or(Keep::Untranslated, Keep::Redirected);
-                conntrack::forget_dns(&socket, keep)?;
+                conntrack::forget_dns(&socket, Keep::of(plan.dns_target()))?;
             }
             Ok(applied)
         })
+    }
+
+    /// Takes away what is ours and neither in `wanted` nor needed by the rules of another instance,
+    /// as these tell themselves.
+    fn release_local(
+        &self,
+        socket: &Socket,
+        instance: &InstanceName,
+        wanted: &[Entry],
+    ) -> Result<(), EngineError> {
+        let mut needed = wanted.to_vec();
+        let instances = self.driver.instances(socket)?;
+        for other in instances.iter().filter(|other| *other != instance) {
+            let found = self.driver.read(socket, other)?;
+            needed.extend(local::of(&found.listing.local()));
+        }
+        local::remove_others(&needed)
     }
 
     /// Reads the whole ordered list of rules back and compares it with the plan.
@@ -144,14 +281,14 @@ impl Engine {
     pub fn verify(&self, plan: &Plan) -> Result<Report, EngineError> {
         self.namespace.enter(|| {
             let socket = Socket::open()?;
-            let found = read(&socket, plan.instance())?;
-            let mut hazards = found.hazards;
-            hazards.extend(read::legacy_hazards());
-            Ok(Report::new(
-                &bytecode::program(plan),
-                &found.program,
-                hazards,
-            ))
+            let found = self.driver.read(&socket, plan.instance())?;
+            let hazards = self.driver.hazards(&found);
+            let planned = self.driver.planned(plan)?;
+            let missing = local::missing(&local::entries(plan))?;
+            let missing = missing.iter().map(Entry::describe);
+            let report = Report::new(&planned, &found.listing, hazards).with_local(missing);
+            let (hazards, notes) = hazard::look(plan)?;
+            Ok(report.and(hazards, notes))
         })
     }
 
@@ -161,45 +298,8 @@ impl Engine {
     /// What the kernel said.
     pub fn installed(&self, instance: &InstanceName) -> Result<Option<Installed>, EngineError> {
         self.namespace.enter(|| {
-            let found = read(&Socket::open()?, instance)?.program;
-            let Some(table) = found.tables.first() else {
-                return Ok(None);
-            };
-            let about = table
-                .chains
-                .iter()
-                .find(|chain| chain.name == ABOUT_CHAIN)
-                .and_then(|chain| {
-                    chain
-                        .rules
-                        .first()?
-                        .comment
-                        .as_deref()
-                        .and_then(parse_about)
-                });
-            Ok(Some(Installed {
-                format: about.map(|(format, _)| format),
-                planned: about.map(|(_, fingerprint)| fingerprint),
-                found: found.fingerprint(),
-            }))
-        })
-    }
-
-    /// Removes the instance's rules, whatever plan they are of, and forgets the DNS flows that
-    /// conntrack still sends to the proxy. Open connections that were redirected end, unless
-    /// somebody else in the namespace uses conntrack and NAT.
-    ///
-    /// # Errors
-    /// What the kernel said. After [`EngineError::Conntrack`] the rules are gone.
-    pub fn remove(&self, instance: &InstanceName) -> Result<Removed, EngineError> {
-        self.namespace.enter(|| {
-            let socket = Socket::open()?;
-            if read(&socket, instance)?.program.tables.is_empty() {
-                return Ok(Removed::Absent);
-            }
-            socket.commit(&removal(instance))?;
-            conntrack::forget_dns(&socket, Keep::Untranslated)?;
-            Ok(Removed::Removed)
+            let found = self.driver.read(&Socket::open()?, instance)?;
+            Ok(Installed::of(&found))
         })
     }
 }
@@ -207,28 +307,22 @@ impl Engine {
 // === impl Installed ===
 
 impl Installed {
+    fn of(found: &Found) -> Option<Self> {
+        let table = found.listing.tables.first()?;
+        let about = table
+            .chains
+            .iter()
+            .find(|chain| chain.is_about)
+            .and_then(|chain| parse_about(chain.rules.first()?.comment.as_deref()?));
+        Some(Self {
+            format: about.map(|(format, _)| format),
+            planned: about.map(|(_, fingerprint)| fingerprint),
+            found: found.fingerprint,
+        })
+    }
+
     /// Whether the rules are those that were applied, as far as this version can tell.
     pub fn is_intact(&self) -> bool {
         self.format == Some(FORMAT) && self.planned == Some(self.found)
     }
-}
-
-fn commit(socket: &Socket, plan: &Plan) -> Result<Applied, EngineError> {
-    let planned = bytecode::program(plan);
-    for _ in 0..ATTEMPTS {
-        let found = read(socket, plan.instance())?.program;
-        if crate::drift::compare(&planned, &found).is_empty() {
-            return Ok(Applied::Unchanged);
-        }
-        if !found.tables.is_empty() {
-            socket.commit(&replacement(plan))?;
-            return Ok(Applied::Replaced);
-        }
-        // Without the deletion the kernel need not wait. Somebody who was faster is noticed.
-        match socket.commit(&creation(plan)) {
-            Err(error) if error.is_exists() => {}
-            result => return result.map(|()| Applied::Created),
-        }
-    }
-    Err(EngineError::Busy)
 }

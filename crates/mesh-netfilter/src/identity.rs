@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::Problem;
+use crate::{IdRange, IdSet, Problem};
 
 /// A socket mark, compared under a mask.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -32,8 +32,8 @@ pub struct Owner {
 /// ```
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Identities {
-    users: BTreeSet<u32>,
-    groups: BTreeSet<u32>,
+    users: IdSet,
+    groups: IdSet,
     marks: BTreeSet<Mark>,
 }
 
@@ -56,6 +56,14 @@ impl Mark {
         }
     }
 
+    /// Packets with this very mark, which is not 0.
+    pub(crate) fn exactly(value: u32) -> Self {
+        Self {
+            value,
+            mask: u32::MAX,
+        }
+    }
+
     /// The value.
     pub fn value(self) -> u32 {
         self.value
@@ -75,19 +83,13 @@ impl Mark {
 // === impl Identities ===
 
 impl Identities {
-    /// The ids that mean "nobody in particular" to the kernel, so no rule may name them.
-    pub(crate) const INVALID_ID: u32 = u32::MAX;
-
-    /// These users.
-    pub fn users(users: impl IntoIterator<Item = u32>) -> Self {
-        Self {
-            users: users.into_iter().collect(),
-            ..Self::default()
-        }
+    /// These users: ids, or ranges of them.
+    pub fn users<T: Into<IdRange>>(users: impl IntoIterator<Item = T>) -> Self {
+        Self::default().and_users(users)
     }
 
-    /// These groups.
-    pub fn groups(groups: impl IntoIterator<Item = u32>) -> Self {
+    /// These groups: ids, or ranges of them.
+    pub fn groups<T: Into<IdRange>>(groups: impl IntoIterator<Item = T>) -> Self {
         Self::default().and_groups(groups)
     }
 
@@ -98,15 +100,17 @@ impl Identities {
 
     /// These users as well.
     #[must_use]
-    pub fn and_users(mut self, users: impl IntoIterator<Item = u32>) -> Self {
-        self.users.extend(users);
+    pub fn and_users<T: Into<IdRange>>(mut self, users: impl IntoIterator<Item = T>) -> Self {
+        let users: IdSet = users.into_iter().map(Into::into).collect();
+        self.users = self.users.union(&users);
         self
     }
 
     /// These groups as well.
     #[must_use]
-    pub fn and_groups(mut self, groups: impl IntoIterator<Item = u32>) -> Self {
-        self.groups.extend(groups);
+    pub fn and_groups<T: Into<IdRange>>(mut self, groups: impl IntoIterator<Item = T>) -> Self {
+        let groups: IdSet = groups.into_iter().map(Into::into).collect();
+        self.groups = self.groups.union(&groups);
         self
     }
 
@@ -125,17 +129,17 @@ impl Identities {
     /// Whether a packet with this owner and mark is meant. A packet without a socket has no owner.
     pub fn include(&self, owner: Option<Owner>, mark: u32) -> bool {
         owner.is_some_and(|owner| {
-            self.users.contains(&owner.user) || self.groups.contains(&owner.group)
+            self.users.contains(owner.user) || self.groups.contains(owner.group)
         }) || self.marks.iter().any(|wanted| wanted.matches(mark))
     }
 
     /// The user ids.
-    pub fn user_ids(&self) -> &BTreeSet<u32> {
+    pub fn user_ids(&self) -> &IdSet {
         &self.users
     }
 
     /// The group ids.
-    pub fn group_ids(&self) -> &BTreeSet<u32> {
+    pub fn group_ids(&self) -> &IdSet {
         &self.groups
     }
 

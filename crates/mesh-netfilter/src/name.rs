@@ -19,8 +19,8 @@ pub struct InstanceName(String);
 
 /// The name of a network interface: 1 to 15 bytes of printable ASCII.
 ///
-/// Narrower than the kernel's rule (it refuses quotes, backslash and wildcards), so that no name
-/// can mean anything but itself in the syntax of a tool.
+/// Narrower than the kernel's rule (it refuses quotes, backslash and the wildcards of nft and
+/// iptables, `*` and `+`), so that no name can mean anything but itself in the syntax of a tool.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct InterfaceName(String);
 
@@ -35,6 +35,30 @@ impl InstanceName {
     /// The table with the NAT and raw chains: `mesh_<instance>`.
     pub fn table(&self) -> String {
         format!("mesh_{}", self.0)
+    }
+
+    /// The instance to which a table of ours belongs, by its name.
+    #[cfg(feature = "apply")]
+    pub(crate) fn of_table(table: &str) -> Option<Self> {
+        let name = table.strip_prefix("mesh_")?;
+        name.strip_suffix(".guard").unwrap_or(name).parse().ok()
+    }
+
+    /// Tables that live for a short time beside those of the plan, and that only somebody who was
+    /// killed leaves behind: that which keeps connections alive, and that of a probe.
+    #[cfg(feature = "apply")]
+    pub(crate) fn passing_tables(&self) -> [String; 2] {
+        [self.drain_table(), self.probe_table()]
+    }
+
+    #[cfg(feature = "apply")]
+    pub(crate) fn drain_table(&self) -> String {
+        format!("mesh_{}.drain", self.0)
+    }
+
+    #[cfg(feature = "apply")]
+    pub(crate) fn probe_table(&self) -> String {
+        format!("mesh_{}.probe", self.0)
     }
 
     /// The table with the guard chains: `mesh_<instance>.guard`.
@@ -95,7 +119,7 @@ impl FromStr for InterfaceName {
     type Err = Problem;
 
     fn from_str(text: &str) -> Result<Self, Problem> {
-        let allowed = |byte: u8| byte.is_ascii_graphic() && !b"/:\"'\\*`".contains(&byte);
+        let allowed = |byte: u8| byte.is_ascii_graphic() && !b"/:\"'\\*`+".contains(&byte);
         if (1..=15).contains(&text.len())
             && text.bytes().all(allowed)
             && text != "."
@@ -106,7 +130,7 @@ impl FromStr for InterfaceName {
             Err(Problem::new(
                 "",
                 text,
-                "an interface name (1 to 15 printable characters without `/`, `:`, `*`, quotes)",
+                "an interface name (1 to 15 printable characters without `/`, `:`, `*`, `+`, quotes)",
             ))
         }
     }
@@ -172,6 +196,7 @@ mod tests {
             "a b",
             "eth0\n",
             "eth*",
+            "eth+",
             "a/b",
             "\"",
             "sixteen-byte-abc",

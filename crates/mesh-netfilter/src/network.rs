@@ -1,7 +1,7 @@
 //! Networks (CIDR) of both address families.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -76,6 +76,20 @@ pub fn parse_network(text: &str) -> Result<IpNet, Problem> {
     }
 }
 
+/// Networks ascend and do not overlap, so only the last one that begins early enough can match.
+fn v4_contains(networks: &[Ipv4Net], address: Ipv4Addr) -> bool {
+    let after = networks.partition_point(|network| network.network() <= address);
+    let before = networks.get(..after).and_then(<[_]>::last);
+    before.is_some_and(|network| network.contains(&address))
+}
+
+/// As [`v4_contains`].
+fn v6_contains(networks: &[Ipv6Net], address: Ipv6Addr) -> bool {
+    let after = networks.partition_point(|network| network.network() <= address);
+    let before = networks.get(..after).and_then(<[_]>::last);
+    before.is_some_and(|network| network.contains(&address))
+}
+
 // === impl Family ===
 
 impl Family {
@@ -99,8 +113,8 @@ impl NetworkSet {
     /// Whether `address` is in one of the networks.
     pub fn contains(&self, address: IpAddr) -> bool {
         match address {
-            IpAddr::V4(address) => self.v4.iter().any(|network| network.contains(&address)),
-            IpAddr::V6(address) => self.v6.iter().any(|network| network.contains(&address)),
+            IpAddr::V4(address) => v4_contains(&self.v4, address),
+            IpAddr::V6(address) => v6_contains(&self.v6, address),
         }
     }
 
@@ -119,10 +133,41 @@ impl NetworkSet {
         }
     }
 
+    /// Every address of these families.
+    pub fn everything(families: impl IntoIterator<Item = Family>) -> Self {
+        families
+            .into_iter()
+            .map(|family| match family {
+                Family::V4 => IpNet::V4(Ipv4Net::default()),
+                Family::V6 => IpNet::V6(Ipv6Net::default()),
+            })
+            .collect()
+    }
+
     /// The networks of both sets.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         self.iter().chain(other.iter()).collect()
+    }
+
+    /// The addresses of this set that are not in `other`.
+    ///
+    /// ```
+    /// # use mesh_netfilter::{NetworkSet, parse_network};
+    /// let set = |text| -> NetworkSet { parse_network(text).into_iter().collect() };
+    /// assert_eq!(set("10.0.0.0/8").without(&set("10.0.0.0/10")).to_string(),
+    ///            "10.64.0.0/10, 10.128.0.0/9");
+    /// ```
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        let mut rest: Vec<IpNet> = self.iter().collect();
+        for cut in other.iter() {
+            rest = rest
+                .into_iter()
+                .flat_map(|network| subtract(network, cut))
+                .collect();
+        }
+        rest.into_iter().collect()
     }
 }
 
@@ -177,20 +222,77 @@ impl Networks {
     /// Whether `address` is in one of the networks.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self, address) {
-            (Self::V4(networks), IpAddr::V4(address)) => {
-                networks.iter().any(|network| network.contains(&address))
-            }
-            (Self::V6(networks), IpAddr::V6(address)) => {
-                networks.iter().any(|network| network.contains(&address))
-            }
+            (Self::V4(networks), IpAddr::V4(address)) => v4_contains(networks, address),
+            (Self::V6(networks), IpAddr::V6(address)) => v6_contains(networks, address),
             _ => false,
         }
     }
 }
 
+/// What is left of `network` outside `cut`: the other halves on the way down to it.
+fn subtract(network: IpNet, cut: IpNet) -> Vec<IpNet> {
+    if cut.contains(&network) {
+        return Vec::new();
+    }
+    let mut rest = Vec::new();
+    let mut whole = network;
+    while whole.contains(&cut) && whole != cut {
+        let Ok(halves) = whole.subnets(whole.prefix_len() + 1) else {
+            break;
+        };
+        for half in halves {
+            if half.contains(&cut) {
+                whole = half;
+            } else {
+                rest.push(half);
+            }
+        }
+    }
+    if rest.is_empty() {
+        rest.push(network);
+    }
+    rest
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn any_set() -> impl Strategy<Value = NetworkSet> {
+        proptest::collection::vec((0..64u32, 26..=32u8), 0..6).prop_map(|networks| {
+            networks
+                .into_iter()
+                .map(|(address, prefix)| {
+                    IpNet::V4(Ipv4Net::new(address.into(), prefix).unwrap().trunc())
+                })
+                .collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_cut_out_is_gone_and_nothing_else(
+            a in any_set(),
+            b in any_set(),
+            address in 0..80u32,
+        ) {
+            let address = IpAddr::V4(address.into());
+            let rest = a.without(&b);
+            prop_assert_eq!(rest.contains(address), a.contains(address) && !b.contains(address));
+            prop_assert!(a.without(&a).is_empty());
+        }
+    }
+
+    #[test]
+    fn one_address_can_be_cut_out_of_all() {
+        let localhost: NetworkSet = parse_network("::1").into_iter().collect();
+        let rest = NetworkSet::everything([Family::V6]).without(&localhost);
+        assert_eq!(rest.iter().count(), 128);
+        assert!(!rest.contains("::1".parse().unwrap()));
+        assert!(rest.contains("::".parse().unwrap()) && rest.contains("::2".parse().unwrap()));
+    }
 
     #[test]
     fn an_address_is_a_network_of_itself() {

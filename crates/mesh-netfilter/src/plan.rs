@@ -2,23 +2,28 @@
 
 mod compile;
 mod evaluate;
+mod local;
+mod rule;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 
 pub use self::evaluate::{Content, Decision, Direction, Packet, Step, Trace};
+pub use self::local::{LocalRoute, LocalState, PolicyRule};
+pub(crate) use self::rule::Values;
+pub use self::rule::{Action, List, Match, Rule, Transport, Why};
 use crate::bytecode::{self, Fingerprint};
-use crate::{Family, InstanceName, InterfaceName, Mark, Networks, Policy, Port, PortSet};
+use crate::{DnsTarget, Facts, InstanceName, Policy};
 
 /// The rules of one policy: what [`Policy`] means, packet by packet.
 ///
-/// The same policy always gives the same plan. It can be printed (`Display` is `nft` syntax),
+/// The same policy and facts always give the same plan. It can be printed (`Display` is `nft` syntax),
 /// evaluated, serialised with feature `serde`, and with feature `apply` put into the kernel.
 ///
 /// ```
-/// use mesh_netfilter::{Plan, Policy};
+/// use mesh_netfilter::{Facts, Plan, Policy};
 ///
-/// let plan = Plan::compile(&Policy::sidecar());
+/// let plan = Plan::compile(&Policy::sidecar(), &Facts::default());
 /// assert_eq!(plan.tables()[0].name(), "mesh_mesh");
 /// println!("{plan}");
 /// ```
@@ -28,8 +33,9 @@ use crate::{Family, InstanceName, InterfaceName, Mark, Networks, Policy, Port, P
 pub struct Plan {
     instance: InstanceName,
     fingerprint: Fingerprint,
-    dns_port: Option<Port>,
+    dns_target: Option<DnsTarget>,
     tables: Vec<Table>,
+    local: LocalState,
 }
 
 /// A table of family `inet`.
@@ -74,6 +80,8 @@ pub enum ChainKind {
     Filter,
     /// Translates addresses; sees the first packet of a connection only.
     Nat,
+    /// Judges every packet that leaves, and has it routed again if it changed the mark.
+    Route,
 }
 
 /// A place in the packet's way.
@@ -89,156 +97,15 @@ pub enum Hook {
     Prerouting,
     /// Before a local process receives it.
     Input,
+    /// On its way through, from one interface to another.
+    Forward,
     /// After a local process sent it.
     Output,
 }
 
-/// One rule: if all matches hold, the action; and why the rule is there.
-#[derive(Clone, Debug, Eq, PartialEq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-pub struct Rule {
-    /// All of them must hold; none always holds.
-    pub matches: Vec<Match>,
-    /// What happens then.
-    pub action: Action,
-    /// Why the rule is there.
-    pub why: Why,
-}
-
-/// One condition on a packet.
-#[derive(Clone, Debug, Eq, PartialEq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
-#[non_exhaustive]
-pub enum Match {
-    /// The packet is of this address family.
-    Family(Family),
-    /// The packet is of this transport protocol.
-    Transport(Transport),
-    /// It arrives through one of these interfaces.
-    InInterface(BTreeSet<InterfaceName>),
-    /// It leaves through one of these interfaces.
-    OutInterface(BTreeSet<InterfaceName>),
-    /// Its source address is in one of these networks.
-    Source(Networks),
-    /// Its destination address is in one of these networks.
-    Destination(Networks),
-    /// Its destination address is of their family, and in none of these networks.
-    DestinationNot(Networks),
-    /// Its destination port is one of these.
-    DestinationPort(PortSet),
-    /// Its destination port is none of these.
-    DestinationPortNot(PortSet),
-    /// It is the first packet of a TCP connection (of SYN, ACK, RST and FIN only SYN is set).
-    FirstPacket,
-    /// The user that owns its socket is one of these; never true without a socket.
-    User(BTreeSet<u32>),
-    /// The group that owns its socket is one of these; never true without a socket.
-    Group(BTreeSet<u32>),
-    /// It bears this mark.
-    Mark(Mark),
-    /// The destination of its connection was translated.
-    Translated,
-    /// It answers a packet that came the other way.
-    Reply,
-}
-
-/// Transport protocols.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
-pub enum Transport {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-    /// Either of them.
-    TcpOrUdp,
-}
-
-/// What happens to a packet for which all matches of a rule hold.
-#[derive(Clone, Debug, Eq, PartialEq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize),
-    serde(rename_all = "snake_case")
-)]
-#[non_exhaustive]
-pub enum Action {
-    /// No rule below is asked; the packet stays as it is.
-    Return,
-    /// It goes to this port of the namespace: on loopback in output, else at the address of the
-    /// interface on which it arrived.
-    Redirect(Port),
-    /// It is refused with a TCP reset.
-    Reset,
-    /// It is refused with ICMP "port unreachable".
-    Unreachable,
-    /// The rules of this chain are asked instead of those below.
-    Goto(&'static str),
-    /// Its connection is kept apart from others of the same addresses and ports: the original
-    /// direction is looked up in this conntrack zone. The rules below are asked all the same.
-    Zone(u16),
-}
-
-/// Why a rule is there.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize),
-    serde(into = "&'static str")
-)]
-#[non_exhaustive]
-pub enum Why {
-    /// The policy blocks or bypasses IPv6.
-    OtherFamily,
-    /// The policy excludes the interface.
-    Interface,
-    /// The policy excludes the sender.
-    ExcludedIdentity,
-    /// The proxy hands an inbound connection to the application.
-    Delivery,
-    /// The proxy calls its own workload; that is an inbound call like any other.
-    SelfCall,
-    /// The proxy's own traffic would loop.
-    Proxy,
-    /// The policy includes the sender.
-    IncludedIdentity,
-    /// The proxy answers DNS queries.
-    Dns,
-    /// The proxy's DNS queries must not share conntrack entries with the application's.
-    ProxyDns,
-    /// The application talks to itself.
-    Loopback,
-    /// The policy excludes the destination.
-    ExcludedDestination,
-    /// The policy captures the destination.
-    Outbound,
-    /// The policy excludes the caller.
-    ExcludedSource,
-    /// The proxy itself takes tunnels.
-    Tunnel,
-    /// The policy excludes the port.
-    ExcludedPort,
-    /// The policy captures the port.
-    Inbound,
-    /// The connection was captured, so the guard has nothing to do.
-    Captured,
-    /// Answers belong to queries from outside.
-    Reply,
-    /// Loopback was judged on its way out.
-    LoopbackArrival,
-}
-
 /// The version of the plan's form in the kernel; a new one whenever the meaning of what is read
 /// back changes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// The chain that tells format and fingerprint of the plan in the comment of its only rule. No
 /// packet ever comes there.
@@ -247,14 +114,16 @@ pub(crate) const ABOUT_CHAIN: &str = "about";
 // === impl Plan ===
 
 impl Plan {
-    /// The plan of a policy.
-    pub fn compile(policy: &Policy) -> Self {
-        let tables = compile::tables(policy);
+    /// The plan of a policy, given what is known about the machine.
+    pub fn compile(policy: &Policy, facts: &Facts) -> Self {
+        let tables = compile::tables(policy, facts);
+        let local = local::local_state(policy, facts);
         Self {
             instance: policy.instance().clone(),
-            fingerprint: bytecode::fingerprint(&tables),
-            dns_port: policy.dns().map(|dns| dns.to),
+            fingerprint: bytecode::fingerprint(&tables, &local),
+            dns_target: policy.dns().map(|dns| dns.to),
             tables,
+            local,
         }
     }
 
@@ -273,9 +142,14 @@ impl Plan {
         &self.tables
     }
 
+    /// What the namespace needs besides rules: policy rules, routes, addresses.
+    pub fn local(&self) -> &LocalState {
+        &self.local
+    }
+
     /// Where captured DNS queries go.
-    pub fn dns_port(&self) -> Option<Port> {
-        self.dns_port
+    pub fn dns_target(&self) -> Option<DnsTarget> {
+        self.dns_target
     }
 
     /// What becomes of a packet, and because of which rules.
@@ -321,6 +195,13 @@ impl Table {
     pub fn chains(&self) -> &[Chain] {
         &self.chains
     }
+
+    /// The values of each named list.
+    pub(crate) fn lists(&self) -> BTreeMap<&str, Values<'_>> {
+        let rules = self.chains.iter().flat_map(|chain| &chain.rules);
+        let parts = rules.flat_map(|rule| &rule.matches);
+        parts.filter_map(Match::list).collect()
+    }
 }
 
 // === impl Chain ===
@@ -350,6 +231,7 @@ impl ChainKind {
         match self {
             Self::Filter => "filter",
             Self::Nat => "nat",
+            Self::Route => "route",
         }
     }
 }
@@ -360,6 +242,7 @@ impl Hook {
         match self {
             Self::Prerouting => "prerouting",
             Self::Input => "input",
+            Self::Forward => "forward",
             Self::Output => "output",
         }
     }
@@ -369,48 +252,8 @@ impl Hook {
         match self {
             Self::Prerouting => 0,
             Self::Input => 1,
+            Self::Forward => 2,
             Self::Output => 3,
         }
-    }
-}
-
-// === impl Why ===
-
-impl Why {
-    /// The reason in words, at most 100 characters without quotes: it is the rule's comment.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::OtherFamily => "not of a family that these rules speak about",
-            Self::Interface => "excluded interface",
-            Self::ExcludedIdentity => "excluded sender",
-            Self::Delivery => "the proxy hands an inbound connection to the application",
-            Self::SelfCall => "the proxy calls its own workload, an inbound call like any other",
-            Self::Proxy => "the proxy's own traffic would loop",
-            Self::IncludedIdentity => "included sender",
-            Self::Dns => "DNS query",
-            Self::ProxyDns => "the proxy's DNS queries share no conntrack entry with others",
-            Self::Loopback => "the application talks to itself",
-            Self::ExcludedDestination => "excluded destination",
-            Self::Outbound => "outbound connection",
-            Self::ExcludedSource => "excluded caller",
-            Self::Tunnel => "the proxy itself takes tunnels",
-            Self::ExcludedPort => "excluded port",
-            Self::Inbound => "inbound connection",
-            Self::Captured => "captured already",
-            Self::Reply => "the answer to a query from outside",
-            Self::LoopbackArrival => "loopback was judged on its way out",
-        }
-    }
-}
-
-impl From<Why> for &'static str {
-    fn from(why: Why) -> Self {
-        why.as_str()
-    }
-}
-
-impl fmt::Display for Why {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }

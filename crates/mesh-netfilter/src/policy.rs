@@ -1,21 +1,26 @@
 //! Policy: which traffic goes to the proxy, checked once and then beyond doubt.
 
 mod build;
+mod dns;
+mod host;
+mod inbound;
 #[cfg(feature = "serde")]
 mod wire;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 pub use self::build::PolicyBuilder;
-use crate::{Identities, InstanceName, InterfaceName, NetworkSet, Port, PortSet};
+pub use self::dns::{Dns, DnsServers, DnsTarget, DnsTcp, DnsZones};
+pub use self::host::SshAccess;
+pub use self::inbound::{Inbound, InboundMode, Tproxy};
+use crate::{Identities, InstanceName, InterfaceName, NetworkSet, Port, PortSet, Transport};
 
 /// Which traffic of a network namespace goes to the proxy.
 ///
 /// Built by [`Policy::builder`], which reports everything that is wrong at once; a `Policy` that
 /// exists is valid. With feature `serde` it reads and writes the form that the crate's README
-/// describes. TCP is judged by the first packet of a connection (SYN) only, so connections that
-/// are open when rules arrive stay as they are.
+/// describes. Unless [`Existing::Break`] is said, TCP is judged by the first packet of a
+/// connection (SYN) only, so connections that are open when rules arrive stay as they are.
 ///
 /// ```
 /// use mesh_netfilter::{Identities, Inbound, Outbound, Policy, Port, PortSelect};
@@ -37,20 +42,11 @@ pub struct Policy {
     identities: IdentitySelect,
     ipv6: Ipv6,
     guard: Guard,
+    existing: Existing,
+    drop_invalid: DropInvalid,
     excluded_interfaces: BTreeSet<InterfaceName>,
-}
-
-/// Capture of connections that arrive in the namespace.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Inbound {
-    /// Where the proxy takes them; it must listen on the wildcard address of both families.
-    pub to: Port,
-    /// Which ports are captured.
-    pub ports: PortSelect,
-    /// A port where the proxy itself takes tunnels of other proxies: never captured.
-    pub tunnel: Option<Port>,
-    /// Callers whose connections are left alone.
-    pub excluded_sources: NetworkSet,
+    virtual_interfaces: Vec<VirtualInterface>,
+    per_identity: Vec<IdentityPorts>,
 }
 
 /// Capture of connections that processes in the namespace open.
@@ -62,17 +58,6 @@ pub struct Outbound {
     pub destinations: DestinationSelect,
     /// What happens to connections of the application to itself.
     pub loopback: Loopback,
-}
-
-/// Capture of DNS queries (port 53), also those to a resolver on loopback.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Dns {
-    /// Where the proxy answers them, on the loopback address of both families.
-    pub to: Port,
-    /// Which servers' queries are captured.
-    pub servers: DnsServers,
-    /// Whether queries over TCP are captured too.
-    pub tcp: DnsTcp,
 }
 
 /// Ports to capture.
@@ -148,28 +133,6 @@ pub enum Loopback {
     Capture(NetworkSet),
 }
 
-/// Servers whose DNS queries are captured.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
-pub enum DnsServers {
-    /// Every server.
-    #[default]
-    All,
-    /// These servers.
-    List(BTreeSet<IpAddr>),
-}
-
-/// Whether DNS queries over TCP are captured.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
-pub enum DnsTcp {
-    /// They are, as those over UDP.
-    #[default]
-    Capture,
-    /// They are connections like any other.
-    Ordinary,
-}
-
 /// What happens to IPv6.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize))]
@@ -197,6 +160,63 @@ pub enum Guard {
     /// It is refused: TCP with a reset, UDP with "port unreachable".
     #[default]
     Reject,
+    /// It vanishes, and whoever sent it waits. IPv6 that the policy blocks is refused all the
+    /// same, for applications are to fall back at once.
+    Drop,
+}
+
+/// What happens to TCP connections that are open when rules arrive.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Existing {
+    /// They stay as they are: rules judge the first packet of a connection.
+    #[default]
+    Keep,
+    /// They end where rules would capture them: rules judge every packet of a connection that the
+    /// kernel does not know yet. The other tools do this.
+    Break,
+}
+
+/// Whether packets are dropped that conntrack cannot assign to any connection.
+///
+/// Conntrack translates nothing in such a packet. A segment out of window of a connection that is
+/// translated reaches the local stack with an address that no socket has, and the reset in answer
+/// kills a healthy transfer.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum DropInvalid {
+    /// They are left alone.
+    #[default]
+    No,
+    /// They are dropped on arrival, of whatever protocol.
+    Yes,
+}
+
+/// An interface behind which guests are, as a bridge of virtual machines or containers has them.
+/// What arrives there is outbound traffic: DNS queries and connections of guests are captured as
+/// those of local processes, and the rest is left alone.
+///
+/// REDIRECT takes them to the interface's own address, so the proxy's listeners for outbound
+/// connections and DNS must be on the wildcard address.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct VirtualInterface {
+    /// The interface.
+    pub name: InterfaceName,
+    /// Networks that guests reach directly, as their own one.
+    pub direct: NetworkSet,
+}
+
+/// Ports to which certain senders are not captured.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct IdentityPorts {
+    /// The senders.
+    pub identities: Identities,
+    /// The protocol of the ports.
+    pub transport: Transport,
+    /// The ports.
+    pub ports: PortSet,
 }
 
 // === impl Policy ===
@@ -222,7 +242,11 @@ impl Policy {
             identities: IdentitySelect::Everyone,
             ipv6: Ipv6::Redirect,
             guard: Guard::Reject,
+            existing: Existing::Keep,
+            drop_invalid: DropInvalid::No,
             excluded_interfaces: BTreeSet::new(),
+            virtual_interfaces: Vec::new(),
+            per_identity: Vec::new(),
         }
     }
 
@@ -277,29 +301,29 @@ impl Policy {
         self.guard
     }
 
+    /// What happens to connections that are open when rules arrive.
+    pub fn existing(&self) -> Existing {
+        self.existing
+    }
+
+    /// Whether packets of no connection are dropped.
+    pub fn drop_invalid(&self) -> DropInvalid {
+        self.drop_invalid
+    }
+
+    /// Interfaces behind which guests are.
+    pub fn virtual_interfaces(&self) -> &[VirtualInterface] {
+        &self.virtual_interfaces
+    }
+
+    /// Ports to which certain senders are not captured.
+    pub fn per_identity(&self) -> &[IdentityPorts] {
+        &self.per_identity
+    }
+
     /// Interfaces whose traffic is left alone, in both directions.
     pub fn excluded_interfaces(&self) -> &BTreeSet<InterfaceName> {
         &self.excluded_interfaces
-    }
-}
-
-// === impl Inbound ===
-
-impl Inbound {
-    /// All ports to `to`.
-    pub fn to(to: Port) -> Self {
-        Self {
-            to,
-            ports: PortSelect::All,
-            tunnel: None,
-            excluded_sources: NetworkSet::default(),
-        }
-    }
-
-    /// With these ports instead of all.
-    #[must_use]
-    pub fn ports(self, ports: PortSelect) -> Self {
-        Self { ports, ..self }
     }
 }
 
@@ -325,15 +349,14 @@ impl Outbound {
     }
 }
 
-// === impl Dns ===
+// === impl VirtualInterface ===
 
-impl Dns {
-    /// All queries, UDP and TCP, to `to`.
-    pub fn to(to: Port) -> Self {
+impl VirtualInterface {
+    /// All traffic that arrives at this interface.
+    pub fn new(name: InterfaceName) -> Self {
         Self {
-            to,
-            servers: DnsServers::All,
-            tcp: DnsTcp::Capture,
+            name,
+            direct: NetworkSet::default(),
         }
     }
 }

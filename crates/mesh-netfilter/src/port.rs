@@ -144,6 +144,15 @@ impl PortSet {
             .any(|range| range.first <= port && port <= range.last)
     }
 
+    /// Every port.
+    pub fn everything() -> Self {
+        let last = Port(NonZeroU16::MAX);
+        Self(vec![PortRange {
+            first: Port::of::<1>(),
+            last,
+        }])
+    }
+
     /// Whether the set has every port.
     pub fn is_everything(&self) -> bool {
         matches!(self.0.as_slice(), [range] if range.first.get() == 1 && range.last.get() == u16::MAX)

@@ -5,8 +5,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use mesh_netfilter::{
-    Content, Decision, Direction, Guard, InterfaceName, Ipv6, Owner, Packet, Plan, Policy, Port,
-    Why,
+    Content, Decision, Direction, DnsTarget, Existing, Facts, Guard, InterfaceName, Ipv6, Owner,
+    Packet, Plan, Policy, Port, Why,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -39,16 +39,17 @@ fn packet() -> impl Strategy<Value = Packet> {
     let ids = || select(vec![0, 4, 1000, 1001, 1337, 1338, 70000]);
     let owner = (ids(), ids()).prop_map(|(user, group)| Owner { user, group });
     (
-        select(vec![Direction::Out, Direction::In]),
+        select(vec![Direction::Out, Direction::In, Direction::Through]),
         select(vec![
             Content::TcpFirst,
             Content::TcpLater,
+            Content::TcpInvalid,
             Content::Udp,
             Content::UdpReply,
         ]),
         (select(addresses.to_vec()), select(addresses.to_vec())),
         (select(ports.clone()), select(ports)),
-        select(vec!["lo", "a0", "eth0"]),
+        select(vec!["lo", "a0", "eth0", "v0"]),
         prop::option::weighted(0.9, owner),
         select(vec![0, 7, 0x111, 0x539, 0xf539]),
     )
@@ -62,9 +63,27 @@ fn packet() -> impl Strategy<Value = Packet> {
                 destination: SocketAddr::new(to, to_port),
                 interface: interface.parse().unwrap(),
                 owner: owner.filter(|_| direction == Direction::Out),
-                mark,
+                // What arrives bears no mark.
+                mark: if direction == Direction::Out { mark } else { 0 },
+                connection_mark: 0,
             })
         })
+}
+
+/// Whether what is captured of such packets is guarded: loopback was judged on its way out, and
+/// what belongs to no connection is not captured. What passes through from elsewhere than guests
+/// is on its way to an address that is not the application's.
+fn is_guarded(policy: &Policy, packet: &Packet) -> bool {
+    let guests = policy.virtual_interfaces().iter();
+    let is_guest = guests
+        .into_iter()
+        .any(|guest| guest.name == packet.interface);
+    let arrives = match packet.direction {
+        Direction::Out => true,
+        Direction::In => packet.interface != InterfaceName::loopback(),
+        _ => is_guest,
+    };
+    arrives && packet.content != Content::TcpInvalid
 }
 
 proptest! {
@@ -84,7 +103,7 @@ proptest! {
         let leaves = packet.direction == Direction::Out
             && packet.interface != InterfaceName::loopback();
         prop_assume!(is_proxy && leaves);
-        let plan = Plan::compile(&policy);
+        let plan = Plan::compile(&policy, &Facts::default());
         prop_assert_eq!(plan.evaluate(&packet).decision, Decision::Pass);
         prop_assert_eq!(plan.evaluate_guard(&packet).decision, Decision::Pass);
     }
@@ -94,16 +113,16 @@ proptest! {
         policy in policy(),
         packet in packet(),
     ) {
-        let plan = Plan::compile(&policy);
-        // Loopback was judged on its way out; the kernel shows it to no NAT chain on arrival.
-        prop_assume!(
-            packet.direction == Direction::Out || packet.interface != InterfaceName::loopback()
-        );
+        let plan = Plan::compile(&policy, &Facts::default());
+        prop_assume!(is_guarded(&policy, &packet));
         let whole = plan.evaluate(&packet);
         let guard = plan.evaluate_guard(&packet).decision;
         let expected = match whole.decision {
             Decision::Pass => Decision::Pass,
-            Decision::Redirect(_) if policy.guard() == Guard::Off => Decision::Pass,
+            // What cannot be captured is the guard's.
+            Decision::Refuse | Decision::Drop => whole.decision,
+            _ if policy.guard() == Guard::Off => Decision::Pass,
+            _ if policy.guard() == Guard::Drop => Decision::Drop,
             _ => Decision::Refuse,
         };
         prop_assert_eq!(guard, expected, "{:?}", whole);
@@ -111,8 +130,9 @@ proptest! {
 
     #[test]
     fn open_connections_and_answers_are_never_touched(policy in policy(), packet in packet()) {
-        prop_assume!(matches!(packet.content, Content::TcpLater | Content::UdpReply));
-        let plan = Plan::compile(&policy);
+        let is_open = packet.content == Content::TcpLater && policy.existing() == Existing::Keep;
+        prop_assume!(is_open || packet.content == Content::UdpReply);
+        let plan = Plan::compile(&policy, &Facts::default());
         prop_assert_eq!(plan.evaluate(&packet).decision, Decision::Pass);
         prop_assert_eq!(plan.evaluate_guard(&packet).decision, Decision::Pass);
     }
@@ -122,17 +142,18 @@ proptest! {
         policy in policy(),
         packet in packet(),
     ) {
-        prop_assume!(packet.destination.is_ipv6());
-        prop_assume!(
-            packet.direction == Direction::Out || packet.interface != InterfaceName::loopback()
-        );
+        prop_assume!(packet.destination.is_ipv6() && is_guarded(&policy, &packet));
+        // One server answers one family, and the other's queries are refused where IPv6 is blocked.
+        prop_assume!(!policy.dns().is_some_and(|dns| matches!(dns.to, DnsTarget::Forward(_))));
         let with = |ipv6| {
             let policy = policy.to_builder().ipv6(ipv6).guard(Guard::Off).build().unwrap();
-            Plan::compile(&policy).evaluate(&packet).decision
+            Plan::compile(&policy, &Facts::default()).evaluate(&packet).decision
         };
         let blocked = with(Ipv6::Block);
         match with(Ipv6::Redirect) {
-            Decision::Redirect(_) => prop_assert_eq!(blocked, Decision::Refuse),
+            Decision::Redirect(_) | Decision::Tproxy(_) => {
+                prop_assert_eq!(blocked, Decision::Refuse);
+            }
             other => prop_assert_eq!(blocked, other),
         }
         prop_assert_eq!(with(Ipv6::Bypass), Decision::Pass);
@@ -142,13 +163,13 @@ proptest! {
     fn a_policy_that_was_written_and_read_has_the_same_plan(policy in policy()) {
         let text = serde_json::to_string(&policy).unwrap();
         let read: Policy = serde_json::from_str(&text).unwrap();
-        prop_assert_eq!(Plan::compile(&read), Plan::compile(&policy));
+        prop_assert_eq!(Plan::compile(&read, &Facts::default()), Plan::compile(&policy, &Facts::default()));
     }
 }
 
 #[test]
 fn a_trace_tells_each_rule_that_matched_and_why() {
-    let plan = Plan::compile(&Policy::sidecar());
+    let plan = Plan::compile(&Policy::sidecar(), &Facts::default());
     let packet = Packet::outgoing(
         Content::Udp,
         "10.0.0.1:40000".parse().unwrap(),
@@ -160,11 +181,7 @@ fn a_trace_tells_each_rule_that_matched_and_why() {
         },
     );
     let trace = plan.evaluate(&packet);
-    let steps: Vec<(&str, Why)> = trace
-        .steps
-        .iter()
-        .map(|step| (step.chain, step.why))
-        .collect();
+    let steps: Vec<(&str, Why)> = trace.matched().map(|step| (step.chain, step.why)).collect();
     assert_eq!(trace.decision, Decision::Pass);
     assert_eq!(
         steps,
@@ -184,10 +201,23 @@ fn a_trace_tells_each_rule_that_matched_and_why() {
     };
     let trace = plan.evaluate(&of_application);
     assert_eq!(trace.decision, Decision::Redirect(Port::of::<15053>()));
-    let steps: Vec<(&str, Why)> = trace
-        .steps
-        .iter()
-        .map(|step| (step.chain, step.why))
-        .collect();
-    assert_eq!(steps, [("nat_out", Why::Dns), ("guard_out", Why::Captured)]);
+    let steps: Vec<(&str, Why)> = trace.matched().map(|step| (step.chain, step.why)).collect();
+    assert_eq!(
+        steps,
+        [
+            ("nat_out", Why::Dns),
+            ("guard_out", Why::Captured),
+            ("guard_in", Why::LoopbackArrival),
+        ]
+    );
+    // Those that did not match are told too, with the condition that failed.
+    let text = trace.to_string();
+    for line in [
+        "mesh_mesh raw_out 0: no, it is not `meta skuid 1337`",
+        "mesh_mesh nat_out 0: no, it is not `oifname \"lo\"`",
+        "mesh_mesh nat_out 8: yes, `redirect to :15053` (DNS query)",
+        "the packet is redirected to port 15053: rule 8 of chain `nat_out` (DNS query)",
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
 }

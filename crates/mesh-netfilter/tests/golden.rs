@@ -1,4 +1,5 @@
-//! What each feature of a policy becomes, frozen: `tests/golden/<case>/{policy.json, rules.nft}`.
+//! What each feature of a policy becomes, frozen: `tests/golden/<case>/` with
+//! `policy.json`, `rules.nft`, and `rules.v4` and `rules.v6` for iptables.
 //!
 //! `UPDATE_EXPECT=1 cargo test -p mesh-netfilter --all-features --test golden` writes the files
 //! anew. Ring `netns` proves that they are true.
@@ -9,7 +10,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mesh_netfilter::{Plan, Policy};
+use mesh_netfilter::{Facts, Plan, Policy};
 
 fn cases() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
@@ -30,7 +31,7 @@ fn policy(case: &Path) -> Policy {
 fn each_policy_becomes_the_rules_beside_it() {
     let is_update = std::env::var_os("UPDATE_EXPECT").is_some();
     for case in cases() {
-        let rules = Plan::compile(&policy(&case)).to_nft();
+        let rules = Plan::compile(&policy(&case), &Facts::default()).to_nft();
         let file = case.join("rules.nft");
         if is_update {
             fs::write(&file, &rules).unwrap();
@@ -38,6 +39,26 @@ fn each_policy_becomes_the_rules_beside_it() {
         let expected = fs::read_to_string(&file).unwrap();
         assert_eq!(rules, expected, "{}", file.display());
         assert!(rules.contains("redirect to"), "{}", file.display());
+    }
+}
+
+#[test]
+fn each_policy_becomes_the_lines_of_iptables_beside_it() {
+    let is_update = std::env::var_os("UPDATE_EXPECT").is_some();
+    for case in cases() {
+        let rules = Plan::compile(&policy(&case), &Facts::default())
+            .to_iptables()
+            .unwrap();
+        for (name, text) in [("rules.v4", rules.v4), ("rules.v6", rules.v6)] {
+            let file = case.join(name);
+            if is_update {
+                fs::write(&file, &text).unwrap();
+            }
+            let expected = fs::read_to_string(&file).unwrap();
+            assert_eq!(text, expected, "{}", file.display());
+        }
+        let v4 = fs::read_to_string(case.join("rules.v4")).unwrap();
+        assert!(v4.contains("-j REDIRECT --to-ports"), "{}", case.display());
     }
 }
 
@@ -65,7 +86,11 @@ fn the_sidecar_case_is_the_sidecar_policy() {
 fn no_two_cases_have_the_same_fingerprint() {
     let mut fingerprints: Vec<String> = cases()
         .iter()
-        .map(|case| Plan::compile(&policy(case)).fingerprint().to_string())
+        .map(|case| {
+            Plan::compile(&policy(case), &Facts::default())
+                .fingerprint()
+                .to_string()
+        })
         .collect();
     let all = fingerprints.len();
     fingerprints.sort();

@@ -15,7 +15,7 @@ pub(crate) mod files;
 mod group;
 pub(crate) mod identity;
 pub(crate) mod launch;
-pub(crate) mod link;
+mod link;
 mod logs;
 mod mountns;
 pub(crate) mod netns;

@@ -89,9 +89,18 @@ fn is_reached(file: &Path, files: &[PathBuf], root: &Path) -> bool {
     let declarations = [format!("mod {stem};"), format!("mod {stem} {{")];
     // A root in `tests/` brings in modules by a path of their own.
     let by_path = format!("{stem}.rs\"]");
-    files
+    let is_reached_nearby = files
         .iter()
         .filter(|candidate| parents.contains(candidate) || candidate.starts_with(dir))
         .filter_map(|candidate| fs::read_to_string(root.join(candidate)).ok())
-        .any(|text| declarations.iter().any(|d| text.contains(d)) || text.contains(&by_path))
+        .any(|text| declarations.iter().any(|d| text.contains(d)) || text.contains(&by_path));
+    // Several roots may share a folder.
+    let folder = dir.file_name().and_then(|name| name.to_str());
+    let by_folder = format!("{}/{by_path}", folder.unwrap_or_default());
+    is_reached_nearby
+        || files
+            .iter()
+            .filter(|candidate| candidate.parent() == dir.parent())
+            .filter_map(|candidate| fs::read_to_string(root.join(candidate)).ok())
+            .any(|text| text.contains(&by_folder))
 }

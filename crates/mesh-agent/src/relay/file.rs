@@ -1,13 +1,13 @@
 //! The accepted configuration on disk: read once at the start, replaced whole when it changed.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use tracing::{info, warn};
 
 use super::accepted::Accepted;
+use crate::file::write_private;
 
 /// More than the configuration of a sidecar among ten thousand services.
 const MAX_LENGTH: u64 = 64 << 20;
@@ -41,21 +41,7 @@ pub(super) fn save(path: &Path, bytes: &[u8]) -> io::Result<()> {
         let what = format!("{} bytes are more than the {MAX_LENGTH} kept", bytes.len());
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
     }
-    let part = path.with_extension("part");
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&part)?;
-    file.write_all(bytes)?;
-    // Renamed only when its content is safe: after a power cut there is the old file or the new.
-    file.sync_all()?;
-    fs::rename(&part, path)?;
-    match path.parent() {
-        Some(directory) => File::open(directory)?.sync_all(),
-        None => Ok(()),
-    }
+    write_private(path, bytes)
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {

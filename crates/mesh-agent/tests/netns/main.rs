@@ -38,7 +38,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use mesh_model::sidecar::{INBOUND_PORT, PROXY_UID};
-use mesh_netfilter::{Engine, HostNetwork, Netns, Plan, Policy, RuleState, Verdict};
+use mesh_netfilter::{Engine, Facts, HostNetwork, Netns, Plan, Policy, RuleState, Verdict};
 use rustix::process::{Gid, Uid};
 use rustix::thread::{UnshareFlags, gettid, set_thread_gid, set_thread_uid, unshare_unsafe};
 
@@ -121,7 +121,7 @@ fn rules(namespace: PathBuf) -> mpsc::Sender<()> {
     let (sender, told) = mpsc::channel();
     thread::spawn(move || {
         if told.recv().is_ok() {
-            let plan = Plan::compile(&Policy::sidecar());
+            let plan = Plan::compile(&Policy::sidecar(), &Facts::default());
             engine.apply(&plan, HostNetwork::Refuse).unwrap();
         }
     });

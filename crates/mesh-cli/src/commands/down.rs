@@ -3,8 +3,8 @@
 use mesh_runtime::Runtime as _;
 
 use crate::connect::Home;
-use crate::engine;
 use crate::exit::{Failure, OK, Outcome};
+use crate::{engine, ground};
 
 /// Stop and remove every workload and the control plane of this machine.
 ///
@@ -24,6 +24,7 @@ pub(crate) async fn run(args: &Args) -> Outcome {
         println!("nothing is there: {} does not exist", home.display());
         return Ok(OK.into());
     }
+    ground::check()?;
     let engine = engine::open(home)?;
     let groups = engine.list(&std::collections::BTreeMap::new()).await;
     let groups = groups.map_err(|error| Failure::of(&error))?;

@@ -1,203 +1,193 @@
 //! `mesh redirect`: the rules that send the traffic of a network namespace through its sidecar.
+//!
+//! It runs before an application starts, so it starts fast: the words are handed over before the
+//! rest of the command line tool exists, only the verb that is asked for is built, and there is
+//! no runtime, no log and no cryptography.
 
+mod apply;
+mod change;
+mod check;
+mod explain;
+mod host;
+mod option;
+mod place;
+mod plan;
 mod policy;
+mod probe;
+mod remove;
+mod status;
 mod watch;
 
-use std::io::{ErrorKind, Write as _};
-use std::process::ExitCode;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
-use mesh_netfilter::{
-    Applied, Engine, EngineError, HostNetwork, InstanceName, Netns, Plan, Removed, Report,
-    RuleState,
-};
-use serde_json::json;
+use clap::error::ErrorKind;
+use clap::{ArgMatches, Args, Command, FromArgMatches};
+use mesh_netfilter::EngineError;
 
-use self::policy::PolicyArgs;
-use crate::exit::{DRIFT, Failure, OK, Outcome, REFUSED, UNSUPPORTED};
-use crate::output::{Format, print_json};
+use crate::exit::{Failure, Outcome, REFUSED, UNSUPPORTED};
 
 /// Set, check and remove the rules that send traffic through a sidecar.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    verb: Verb,
+#[command(disable_help_flag = true)]
+pub(crate) struct Words {
+    /// A verb and its options; `mesh redirect --help` lists them.
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "VERB"
+    )]
+    pub(crate) words: Vec<OsString>,
 }
 
-#[derive(Debug, clap::Subcommand)]
-enum Verb {
-    /// Print the rules of a policy; nothing is touched.
-    Plan(PlanArgs),
-    /// Make the rules those of a policy, in one transaction.
-    Apply(ApplyArgs),
-    /// Compare the rules that are there with those of a policy; exit code 3 if they differ.
-    Verify(VerifyArgs),
-    /// Remove the rules, whatever policy they are of.
-    Remove(RemoveArgs),
-    /// Verify all the time, and write what was found to a file.
-    Watch(watch::Args),
+/// A verb: how it is described, built and run.
+struct Verb {
+    name: &'static str,
+    about: &'static str,
+    build: fn(Command) -> Command,
+    run: fn(&ArgMatches, &[OsString]) -> Outcome,
 }
 
-#[derive(Debug, clap::Args)]
-struct PlanArgs {
-    #[command(flatten)]
-    policy: PolicyArgs,
-    /// In which form; `--json` is short for `--as json`.
-    #[arg(long = "as", value_name = "FORM", default_value = "nft", value_parser = ["nft", "json"])]
-    form: String,
-    #[command(flatten)]
-    format: Format,
+const VERBS: &[Verb] = &[
+    verb::<plan::Args>("plan", "Print the rules of a policy; nothing is touched"),
+    verb::<apply::Args>(
+        "apply",
+        "Make the rules those of a policy, in one transaction",
+    ),
+    verb::<apply::ConfirmArgs>("confirm", "Keep rules that were set with --confirm-within"),
+    verb::<check::VerifyArgs>(
+        "verify",
+        "Compare the rules that are there with those of a policy; exit code 3 if they differ",
+    ),
+    verb::<check::DiffArgs>(
+        "diff",
+        "Print what applying a policy would change; exit code 3 if anything",
+    ),
+    verb::<remove::Args>("remove", "Remove the rules, whatever policy they are of"),
+    verb::<status::Args>(
+        "status",
+        "Print the rules that are there, with their counters",
+    ),
+    verb::<probe::Args>(
+        "probe",
+        "Prove the rules with real packets; exit code 6 if they fail",
+    ),
+    verb::<explain::Args>(
+        "explain",
+        "Tell what becomes of a packet, and because of which rule",
+    ),
+    verb::<watch::Args>(
+        "watch",
+        "Verify all the time, repair, and write what was found to a file",
+    ),
+];
+
+const ABOUT: &str = "Set, check and remove the rules that send traffic through a sidecar";
+
+const AFTER_HELP: &str = "\
+A policy is the sidecar's (inbound but 15020, 15021 and 15090 to 15006, outbound to 15001, DNS to
+15053, user and group 1337 being the proxy) or that of --policy FILE; variables change it, and
+options change it further. The variable of an option has its name: MESH_REDIRECT_PROXY_UID is
+--proxy-uid.
+
+The flags of istio-iptables and of prepare_proxy.sh are options under their own names and letters.
+With --compat their defaults hold too: prepare_proxy sends both directions to the port of -p, and so
+does a call of this program as `prepare_proxy.sh`.
+
+Exit codes: 0 ok, 1 failure, 2 usage, 3 drift, 4 unsupported here, 5 refused, 6 probe failed.";
+
+/// The name under which the program is the script of Istio 0.4.
+const SCRIPT: &str = "prepare_proxy.sh";
+
+/// What a verb does with its arguments.
+trait Run: Args + FromArgMatches {
+    /// Does it. `words` are those behind `mesh redirect`, for advice on what to say instead.
+    fn run(self, words: &[OsString]) -> Outcome;
 }
 
-#[derive(Debug, clap::Args)]
-struct ApplyArgs {
-    #[command(flatten)]
-    place: Place,
-    #[command(flatten)]
-    policy: PolicyArgs,
-    /// Set the rules even if the network namespace is the host's own. They take its connections,
-    /// ssh among them.
-    #[arg(long)]
-    allow_host_network: bool,
-    #[command(flatten)]
-    format: Format,
-}
-
-#[derive(Debug, clap::Args)]
-struct VerifyArgs {
-    #[command(flatten)]
-    place: Place,
-    #[command(flatten)]
-    policy: PolicyArgs,
-    #[command(flatten)]
-    format: Format,
-}
-
-#[derive(Debug, clap::Args)]
-struct RemoveArgs {
-    #[command(flatten)]
-    place: Place,
-    /// The name of the set of rules.
-    #[arg(long, default_value_t)]
-    instance: InstanceName,
-    #[command(flatten)]
-    format: Format,
-}
-
-/// Where the rules are.
-#[derive(Debug, clap::Args)]
-struct Place {
-    /// The network namespace: a name of `ip netns`, a path, or `pid:N`; the current one without.
-    #[arg(long, value_name = "NAME|PATH|pid:N")]
-    netns: Option<Netns>,
-}
-
-/// Runs the verb.
-pub(crate) fn run(args: &Args) -> Outcome {
-    match &args.verb {
-        Verb::Plan(args) => plan(args),
-        Verb::Apply(args) => apply(args),
-        Verb::Verify(args) => verify(args),
-        Verb::Remove(args) => remove(args),
-        Verb::Watch(args) => watch::run(args),
+/// The words behind `mesh redirect`, if that is what a whole command line means.
+pub(crate) fn words(line: &[OsString]) -> Option<Vec<OsString>> {
+    let (program, rest) = line.split_first()?;
+    if Path::new(program).file_name() == Some(OsStr::new(SCRIPT)) {
+        let words = ["apply", "--compat", "prepare_proxy"].map(OsString::from);
+        return Some(words.into_iter().chain(rest.iter().cloned()).collect());
     }
+    let (first, rest) = rest.split_first()?;
+    (first == "redirect").then(|| rest.to_vec())
 }
 
-fn plan(args: &PlanArgs) -> Outcome {
-    let plan = args.policy.plan()?;
-    if args.format.json || args.form == "json" {
-        print_json(&plan)?;
-    } else {
-        // Rules are long, and whoever pages them may have seen enough.
-        let written = std::io::stdout().write_all(plan.to_nft().as_bytes());
-        if let Err(error) = written
-            && error.kind() != ErrorKind::BrokenPipe
-        {
-            return Err(Failure::doing("printing the rules", &error));
+/// Runs the words behind `mesh redirect`.
+pub(crate) fn run(words: &[OsString]) -> Outcome {
+    let named = words.first().and_then(|word| {
+        let verb = VERBS.iter().find(|verb| word == verb.name)?;
+        Some((verb, words.get(1..)?))
+    });
+    let matches = match named {
+        Some((verb, rest)) => command(verb)
+            .try_get_matches_from(std::iter::once(&OsString::new()).chain(rest))
+            .map(|matches| (verb, matches)),
+        None => general(words),
+    };
+    match matches {
+        Ok((verb, matches)) => (verb.run)(&matches, words),
+        Err(error) => {
+            // Help is an "error" too, with exit code 0.
+            let code = u8::try_from(error.exit_code()).unwrap_or(crate::exit::USAGE);
+            error
+                .print()
+                .map_err(|error| Failure::doing("printing", &error))?;
+            Ok(code.into())
         }
     }
-    Ok(OK.into())
 }
 
-fn apply(args: &ApplyArgs) -> Outcome {
-    let plan = args.policy.plan()?;
-    let host = if args.allow_host_network {
-        HostNetwork::DangerouslyAllow
-    } else {
-        HostNetwork::Refuse
-    };
-    let applied = args.place.engine()?.apply(&plan, host);
-    let applied = applied.map_err(|error| failure(&error))?;
-    if args.format.json {
-        print_json(&json!({
-            "instance": plan.instance(),
-            "applied": applied,
-            "fingerprint": plan.fingerprint(),
-        }))?;
-    } else {
-        let words = match applied {
-            Applied::Unchanged => "the rules were there already",
-            Applied::Created => "the rules are set",
-            Applied::Replaced => "other rules were replaced",
-            _ => "done",
-        };
-        println!("{}: {words} (plan {})", plan.instance(), plan.fingerprint());
-    }
-    Ok(OK.into())
+/// What to do with words that do not begin with a verb: help, or an error that names them.
+fn general(words: &[OsString]) -> Result<(&'static Verb, ArgMatches), clap::Error> {
+    let mut command = Command::new("redirect")
+        .bin_name("mesh redirect")
+        .about(ABOUT)
+        .after_help(AFTER_HELP)
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommands(
+            VERBS
+                .iter()
+                .map(|verb| described(verb, Command::new(verb.name))),
+        );
+    let program = OsString::new();
+    let line = std::iter::once(&program).chain(words);
+    let matches = command.try_get_matches_from_mut(line)?;
+    let found = matches.subcommand().and_then(|(name, matches)| {
+        let verb = VERBS.iter().find(|verb| verb.name == name)?;
+        Some((verb, matches.clone()))
+    });
+    found.ok_or_else(|| command.error(ErrorKind::MissingSubcommand, "a verb is needed"))
 }
 
-fn verify(args: &VerifyArgs) -> Outcome {
-    let plan = args.policy.plan()?;
-    let report = args.place.engine()?.verify(&plan);
-    let report = report.map_err(|error| failure(&error))?;
-    if args.format.json {
-        let words: Vec<String> = report.drifts.iter().map(ToString::to_string).collect();
-        let hazards: Vec<String> = report.hazards.iter().map(ToString::to_string).collect();
-        print_json(&json!({
-            "instance": plan.instance(),
-            "state": report.state,
-            "drifts": words,
-            "hazards": hazards,
-            "report": report,
-        }))?;
-    } else {
-        print_report(&plan, &report);
-    }
-    Ok(match report.state {
-        RuleState::Intact => OK.into(),
-        _ => ExitCode::from(DRIFT),
-    })
+fn command(verb: &Verb) -> Command {
+    let command = Command::new(verb.name).bin_name(format!("mesh redirect {}", verb.name));
+    described(verb, command)
 }
 
-fn print_report(plan: &Plan, report: &Report) {
-    println!("{}: {}", plan.instance(), report.state.as_str());
-    for drift in &report.drifts {
-        println!("  {drift}");
-    }
-    for hazard in &report.hazards {
-        println!("  mind: {hazard}");
-    }
+/// The verb with its options. Flattened options bring descriptions of their own, so that of the
+/// verb comes last.
+fn described(verb: &Verb, command: Command) -> Command {
+    (verb.build)(command)
+        .about(verb.about)
+        .long_about(None)
+        .after_help(AFTER_HELP)
 }
 
-fn remove(args: &RemoveArgs) -> Outcome {
-    let removed = args.place.engine()?.remove(&args.instance);
-    let removed = removed.map_err(|error| failure(&error))?;
-    if args.format.json {
-        print_json(&json!({ "instance": args.instance, "removed": removed }))?;
-    } else {
-        let words = match removed {
-            Removed::Removed => "the rules are removed",
-            Removed::Absent => "there were no rules",
-            _ => "done",
-        };
-        println!("{}: {words}", args.instance);
-    }
-    Ok(OK.into())
-}
-
-impl Place {
-    fn engine(&self) -> Result<Engine, Failure> {
-        let netns = self.netns.as_ref().unwrap_or(&Netns::Current);
-        Engine::netlink(netns).map_err(|error| failure(&error))
+const fn verb<A: Run>(name: &'static str, about: &'static str) -> Verb {
+    Verb {
+        name,
+        about,
+        build: A::augment_args,
+        run: |matches, words| {
+            let args =
+                A::from_arg_matches(matches).map_err(|error| Failure::usage(error.to_string()))?;
+            args.run(words)
+        },
     }
 }
 
@@ -207,7 +197,11 @@ fn failure(error: &EngineError) -> Failure {
         EngineError::HostNetwork { .. } | EngineError::HostUnknown { .. } => {
             return Failure::of(error)
                 .with_code(REFUSED)
-                .with_hint("name the workload's with --netns, or pass --allow-host-network");
+                .with_hint("name the workload's with --netns");
+        }
+        EngineError::HostIdentities { .. } => Failure::of(error).with_code(REFUSED),
+        EngineError::Unconfirmable { .. } | EngineError::Unusable { .. } => {
+            Failure::of(error).with_code(UNSUPPORTED)
         }
         error if error.is_unsupported() => Failure::of(error).with_code(UNSUPPORTED),
         error => Failure::of(error),
@@ -217,3 +211,6 @@ fn failure(error: &EngineError) -> Failure {
         None => failure,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! `mesh run`: an application with its sidecar on this machine.
 
 mod application;
+mod replace;
 
 use std::env;
 use std::io::{self, Write as _};
@@ -12,13 +13,13 @@ use futures_util::StreamExt as _;
 use mesh_runtime::inject::APP_UNIT;
 use mesh_runtime::{
     Application, Creation, EnrolError, Exit, JoinToken, LogOptions, MeshFacts, Name, NetworkSpec,
-    ProcessEngine, Runtime as _, UnitState, enrol, inject,
+    ProcessEngine, Runtime as _, RuntimeError, UnitState, enrol, inject,
 };
 
 use self::application::Description;
 use crate::connect::Connection;
-use crate::exit::{FAILURE, Failure, OK, Outcome, UNSUPPORTED, USAGE};
-use crate::{engine, join};
+use crate::exit::{FAILURE, Failure, OK, Outcome, REFUSED, UNSUPPORTED, USAGE};
+use crate::{engine, ground, join};
 
 /// Run an application with its sidecar.
 ///
@@ -31,6 +32,9 @@ pub(crate) struct Args {
     /// Leave it running, and start it again whenever it ends.
     #[arg(short, long)]
     detach: bool,
+    /// Remove a workload of the same name first, if there is one.
+    #[arg(long)]
+    replace: bool,
     /// The Envoy binary; the one in PATH unless given.
     #[arg(long, env = "ENVOY_BIN", value_name = "FILE")]
     envoy: Option<PathBuf>,
@@ -45,9 +49,12 @@ pub(crate) async fn run(args: &Args) -> Outcome {
     let directory =
         env::current_dir().map_err(|error| Failure::doing("looking where we are", &error))?;
     let application = args.description.application(&directory, args.detach)?;
+    ground::check()?;
+    let envoy = envoy(args.envoy.as_deref())?;
     let engine = engine::open(&args.connection.home.home)?;
     let network = network(&engine).await?;
-    let (facts, token) = join_mesh(args, &application, &network).await?;
+    replace::make_room(&engine, &application, args.replace).await?;
+    let (facts, token) = join_mesh(args, &application, &network, envoy).await?;
     let injected = inject(&application, &facts)
         .map_err(|problems| Failure::new(problems.to_string()).with_code(USAGE))?;
     let limit = Duration::from_secs(args.timeout);
@@ -91,6 +98,7 @@ async fn join_mesh(
     args: &Args,
     application: &Application,
     network: &NetworkSpec,
+    envoy: PathBuf,
 ) -> Result<(MeshFacts, JoinToken), Failure> {
     let client = args.connection.client().await?;
     let found = join::facts(&client).await?;
@@ -104,7 +112,7 @@ async fn join_mesh(
         cas: found.cas,
         root_hashes: found.root_hashes,
         mesh: engine::program()?,
-        envoy: Some(envoy(args.envoy.as_deref())?),
+        envoy: Some(envoy),
         network: network.name.clone(),
         name_servers: vec![gateways.0.into(), gateways.1.into()],
         upstream_dns: application::name_servers(
@@ -187,9 +195,12 @@ fn not_enrolled(error: &EnrolError) -> Failure {
     if !log.is_empty() {
         eprintln!("its last words:\n{}", log.trim_end());
     }
-    match source.hint() {
-        Some(hint) => failure.with_hint(hint),
-        None => failure,
+    match source {
+        RuntimeError::Differs { .. } => failure.with_code(REFUSED).with_hint(replace::HINT),
+        source => match source.hint() {
+            Some(hint) => failure.with_hint(hint),
+            None => failure,
+        },
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use mesh_runtime::{Name, Runtime as _, Start, Stop};
 
 use crate::connect::Home;
-use crate::engine;
 use crate::exit::{Failure, OK, Outcome};
+use crate::{engine, ground};
 
 /// How long a unit may take to become ready.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -24,6 +24,7 @@ pub(crate) struct Args {
 
 /// `mesh stop`.
 pub(crate) async fn stop(args: &Args) -> Outcome {
+    ground::check()?;
     let engine = engine::open(&args.home.home)?;
     let mut units = engine::units(&engine, &args.group, args.unit.as_ref()).await?;
     units.reverse();
@@ -43,6 +44,7 @@ pub(crate) async fn stop(args: &Args) -> Outcome {
 
 /// `mesh start`.
 pub(crate) async fn start(args: &Args) -> Outcome {
+    ground::check()?;
     let engine = engine::open(&args.home.home)?;
     if args.unit.is_none() {
         mesh_runtime::start_group(&engine, &args.group, PATIENCE)

@@ -11,8 +11,8 @@ use mesh_runtime::{Creation, NetworkSpec, Runtime as _, start_group};
 use serde_json::{Value, json};
 
 use crate::connect::{self, Home};
-use crate::engine;
 use crate::exit::{Failure, OK, Outcome};
+use crate::{engine, ground};
 use plan::Plan;
 
 /// How long a unit of the control plane may take to become ready.
@@ -43,6 +43,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: &Args) -> Outcome {
+    ground::check()?;
     let home = &args.home.home;
     fs::create_dir_all(home)
         .map_err(|error| Failure::doing(format!("making {}", home.display()), &error))?;

@@ -22,8 +22,12 @@ pub(crate) enum Patch {
     Strategic(Value),
 }
 
-// === impl Patch ===
+/// Server-side apply means owners of each field, conflicts between them, and a record of both in
+/// `metadata.managedFields`; without those it would silently take fields from others.
+const NO_SERVER_SIDE_APPLY: &str = "server-side apply is not served here; use `kubectl apply` \
+    without `--server-side`, or a patch of application/merge-patch+json";
 
+// === impl Patch ===
 impl Patch {
     /// Reads a body by its media type.
     ///
@@ -60,6 +64,9 @@ impl Patch {
                 }
                 Ok(Self::Strategic(value))
             }
+            "application/apply-patch+yaml" | "application/apply-patch+cbor" => Err(
+                Failure::unsupported_media_type_because(&media_type, NO_SERVER_SIDE_APPLY),
+            ),
             other => {
                 let accepted = if kind.istio().is_some() {
                     "application/json-patch+json, application/merge-patch+json"

@@ -105,16 +105,7 @@ fn roles() -> Vec<(&'static str, Option<&'static str>, Value)> {
 fn user_roles() -> Vec<(&'static str, Value)> {
     let istio = istio_groups();
     let read = json!(["get", "list", "watch"]);
-    let write = json!([
-        "create",
-        "delete",
-        "deletecollection",
-        "get",
-        "list",
-        "patch",
-        "update",
-        "watch"
-    ]);
+    let write = json!(Kind::VERBS);
     let view = vec![
         json!({"apiGroups": istio, "resources": ["*"], "verbs": read}),
         json!({

@@ -177,6 +177,15 @@ impl Failure {
         )
     }
 
+    /// 415: a form of body that is known and not served here, with what to do instead.
+    pub(crate) fn unsupported_media_type_because(found: &str, why: &str) -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "UnsupportedMediaType",
+            format!("`{found}`: {why}"),
+        )
+    }
+
     /// 415: a form of body that is not understood here.
     pub(crate) fn unsupported_media_type(found: &str, expected: &str) -> Self {
         let message = format!(

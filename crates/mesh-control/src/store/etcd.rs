@@ -11,22 +11,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use mesh_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use mesh_proto::etcdserverpb::kv_client::KvClient;
 use mesh_proto::etcdserverpb::request_op::Request as Op;
-use mesh_proto::etcdserverpb::response_op::Response as Answered;
 use mesh_proto::etcdserverpb::{
-    CompactionRequest, Compare, DeleteRangeRequest, KeyValue, PutRequest, RangeRequest,
-    RangeResponse, RequestOp, ResponseHeader, TxnRequest, TxnResponse,
+    CompactionRequest, DeleteRangeRequest, KeyValue, PutRequest, RangeRequest, RangeResponse,
+    ResponseHeader, TxnRequest, TxnResponse,
 };
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use super::{
-    Answer, Entry, Guard, MAX_VALUE_BYTES, Page, Range, Revision, Store, StoreError, Watch,
-};
+use super::{Answer, Entry, Guard, Page, Range, Revision, Store, StoreError, Watch, check_size};
 
 mod follow;
+mod message;
+
+use message::{at_revision, found, one, op, prefix_end, signed, unsigned, written};
 
 /// An etcd cluster as a [`Store`].
 #[derive(Clone)]
@@ -402,70 +401,6 @@ fn client(channel: Channel) -> KvClient<Channel> {
         .max_encoding_message_size(MAX_MESSAGE)
 }
 
-fn one(key: Bytes) -> RangeRequest {
-    RangeRequest {
-        key,
-        ..RangeRequest::default()
-    }
-}
-
-fn op(request: Op) -> RequestOp {
-    RequestOp {
-        request: Some(request),
-    }
-}
-
-/// True in etcd if the key has this revision; 0 for a key that does not exist.
-fn at_revision(key: Bytes, revision: Revision) -> Compare {
-    Compare {
-        result: CompareResult::Equal.into(),
-        target: CompareTarget::Mod.into(),
-        key,
-        target_union: Some(TargetUnion::ModRevision(signed(revision))),
-        ..Compare::default()
-    }
-}
-
-fn written(response: &TxnResponse) -> Result<Revision, StoreError> {
-    response
-        .header
-        .as_ref()
-        .map(|header| unsigned(header.revision))
-        .ok_or_else(|| StoreError::unavailable("etcd answered without header"))
-}
-
-/// The revision of the key that the range at `index` of the answer found.
-fn found(response: &TxnResponse, index: usize) -> Option<Revision> {
-    match &response.responses.get(index)?.response {
-        Some(Answered::ResponseRange(range)) => Some(unsigned(range.kvs.first()?.mod_revision)),
-        _ => None,
-    }
-}
-
-/// The end of the range of all keys with this prefix.
-fn prefix_end(prefix: &[u8]) -> Bytes {
-    let mut end = prefix.to_vec();
-    while let Some(last) = end.pop() {
-        if last < u8::MAX {
-            end.push(last + 1);
-            return end.into();
-        }
-    }
-    // Every key: etcd's sign for it.
-    Bytes::from_static(&[0])
-}
-
-fn check_size(key: &str, value: &Bytes) -> Result<(), StoreError> {
-    if value.len() > MAX_VALUE_BYTES {
-        return Err(StoreError::TooLarge {
-            key: key.to_owned(),
-            size: value.len(),
-            limit: MAX_VALUE_BYTES,
-        });
-    }
-    Ok(())
-}
-
 fn deadline<T>(message: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     // Tells etcd to stop as well.
@@ -506,15 +441,6 @@ fn failure(status: Status, asked: i64) -> StoreError {
         },
         _ => StoreError::unavailable(status),
     }
-}
-
-/// Revisions are positive; etcd's type is signed.
-fn unsigned(revision: i64) -> Revision {
-    Revision::try_from(revision).unwrap_or_default()
-}
-
-fn signed(revision: Revision) -> i64 {
-    i64::try_from(revision).unwrap_or(i64::MAX)
 }
 
 /// A member that does not accept a connection in this time is down.

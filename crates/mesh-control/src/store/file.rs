@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Answer, Batch, Entry, Guard, MAX_VALUE_BYTES, Page, Range, Revision, Store, StoreError, Watch,
+    Answer, Batch, Entry, Guard, Page, Range, Revision, Store, StoreError, Watch, check_size,
 };
 
 mod snapshot;
@@ -284,17 +284,6 @@ fn open_database(path: &Path) -> Result<Database, StoreError> {
             },
             other => StoreError::unavailable(other),
         })
-}
-
-fn check_size(key: &str, value: &Bytes) -> Result<(), StoreError> {
-    if value.len() > MAX_VALUE_BYTES {
-        return Err(StoreError::TooLarge {
-            key: key.to_owned(),
-            size: value.len(),
-            limit: MAX_VALUE_BYTES,
-        });
-    }
-    Ok(())
 }
 
 /// Runs what reads the disk where it may block.

@@ -1,16 +1,20 @@
 //! From rules to the kernel's instructions.
 
-use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::{
-    Ct, Element, Expression, Header, Meta, NF_ACCEPT, NFT_GOTO, NFT_RETURN, Operator, Program,
-    ProgramBase, ProgramChain, ProgramRule, ProgramTable, Set,
+    Ct, Element, Expression, Header, Meta, NF_ACCEPT, NF_DROP, NFT_GOTO, NFT_RETURN, Operator,
+    Program, ProgramBase, ProgramChain, ProgramRule, ProgramTable, Set, SocketKey,
 };
-use crate::plan::{Action, Chain, Match, Rule, Table, Transport};
-use crate::{Family, InterfaceName, Networks, PortSet};
+use crate::plan::{Action, Chain, List, Match, Rule, Table, Transport, Values};
+use crate::{Family, IdSet, InterfaceName, Mark, Networks, PortSet};
+
+/// The named sets of a table.
+type Sets<'a> = BTreeMap<&'a str, Arc<Set>>;
 
 /// How `nft` numbers the types of keys (`enum datatypes`), and their bytes.
 struct KeyType(u32, u32);
@@ -32,7 +36,11 @@ const TCP_CONTROL_FLAGS: u8 = 0x17;
 const TCP_SYN: u8 = 0x02;
 /// `IPS_DST_NAT` of the kernel's conntrack status.
 const STATUS_DST_NAT: u32 = 1 << 5;
+/// `NF_CT_STATE_INVALID_BIT`.
+const STATE_INVALID: u32 = 1;
 const REPLY_DIRECTION: u8 = 1;
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
 /// `NFT_REJECT_TCP_RST`; `NFT_REJECT_ICMPX_UNREACH` with `NFT_REJECT_ICMPX_PORT_UNREACH`.
 const REJECT_TCP_RST: (u32, u8) = (1, 0);
 const REJECT_PORT_UNREACHABLE: (u32, u8) = (2, 1);
@@ -42,16 +50,40 @@ pub(super) fn program(tables: &[Table]) -> Program {
     Program {
         tables: tables
             .iter()
-            .map(|table| ProgramTable {
-                name: table.name().to_owned(),
-                flags: 0,
-                chains: table.chains().iter().map(lower_chain).collect(),
+            .map(|table| {
+                let lists = table.lists().into_iter();
+                let sets = lists
+                    .map(|(name, values)| (name, Arc::new(named_set(name, values))))
+                    .collect();
+                let chains = table.chains().iter();
+                ProgramTable {
+                    name: table.name().to_owned(),
+                    flags: 0,
+                    chains: chains.map(|chain| lower_chain(chain, &sets)).collect(),
+                }
             })
             .collect(),
     }
 }
 
-fn lower_chain(chain: &Chain) -> ProgramChain {
+/// Always a set of intervals, so that a list may get its first range without another set.
+fn named_set(name: &str, values: Values<'_>) -> Set {
+    let set = match values {
+        Values::Networks(Networks::V4(networks)) => {
+            interval_set(&IPV4_ADDRESS, ipv4_bounds(networks))
+        }
+        Values::Networks(Networks::V6(networks)) => {
+            interval_set(&IPV6_ADDRESS, ipv6_bounds(networks))
+        }
+        Values::Ports(ports) => interval_set(&INET_SERVICE, port_bounds(ports)),
+    };
+    Set {
+        name: Some(name.to_owned()),
+        ..set
+    }
+}
+
+fn lower_chain(chain: &Chain, sets: &Sets<'_>) -> ProgramChain {
     ProgramChain {
         name: chain.name().to_owned(),
         base: chain.base().map(|base| ProgramBase {
@@ -60,23 +92,29 @@ fn lower_chain(chain: &Chain) -> ProgramChain {
             priority: base.priority,
             policy: NF_ACCEPT,
         }),
-        rules: chain.rules().iter().map(lower_rule).collect(),
+        rules: chain
+            .rules()
+            .iter()
+            .map(|rule| lower_rule(rule, sets))
+            .collect(),
     }
 }
 
-fn lower_rule(rule: &Rule) -> ProgramRule {
+fn lower_rule(rule: &Rule, sets: &Sets<'_>) -> ProgramRule {
     let mut expressions = Vec::new();
     for part in &rule.matches {
-        lower_match(part, &mut expressions);
+        lower_match(part, sets, &mut expressions);
     }
+    expressions.push(Expression::Counter);
     lower_action(&rule.action, &mut expressions);
     ProgramRule {
         expressions,
         comment: Some(rule.why.as_str().to_owned()),
+        counter: None,
     }
 }
 
-fn lower_match(part: &Match, to: &mut Vec<Expression>) {
+fn lower_match(part: &Match, sets: &Sets<'_>, to: &mut Vec<Expression>) {
     match part {
         Match::Family(family) => lower_family(*family, to),
         Match::Transport(transport) => {
@@ -89,33 +127,28 @@ fn lower_match(part: &Match, to: &mut Vec<Expression>) {
         }
         Match::InInterface(names) => lower_interfaces(Meta::InInterface, names, to),
         Match::OutInterface(names) => lower_interfaces(Meta::OutInterface, names, to),
-        Match::Source(networks) => lower_networks(networks, Side::Source, false, to),
-        Match::Destination(networks) => lower_networks(networks, Side::Destination, false, to),
-        Match::DestinationNot(networks) => lower_networks(networks, Side::Destination, true, to),
-        Match::DestinationPort(ports) => lower_ports(ports, false, to),
-        Match::DestinationPortNot(ports) => lower_ports(ports, true, to),
-        Match::FirstPacket => {
-            to.push(Expression::Payload {
-                base: Header::Transport,
-                offset: 13,
-                length: 1,
-            });
-            to.push(Expression::Mask(vec![TCP_CONTROL_FLAGS]));
-            to.push(equal(&[TCP_SYN]));
+        Match::Source(networks) => lower_networks(networks, Side::Source, false, sets, to),
+        Match::SourceNot(networks) => lower_networks(networks, Side::Source, true, sets, to),
+        Match::Destination(networks) => {
+            lower_networks(networks, Side::Destination, false, sets, to);
         }
+        Match::DestinationNot(networks) => {
+            lower_networks(networks, Side::Destination, true, sets, to);
+        }
+        Match::DestinationPort(ports) => lower_ports(ports, false, sets, to),
+        Match::DestinationPortNot(ports) => lower_ports(ports, true, sets, to),
+        Match::FirstPacket => lower_flags(Operator::Equal, to),
         Match::User(ids) => lower_ids(Meta::User, &USER_ID, ids, to),
         Match::Group(ids) => lower_ids(Meta::Group, &GROUP_ID, ids, to),
-        Match::Mark(mark) => {
-            to.push(Expression::Meta(Meta::Mark));
-            if mark.mask() != u32::MAX {
-                to.push(Expression::Mask(mark.mask().to_ne_bytes().to_vec()));
-            }
-            to.push(equal(&mark.value().to_ne_bytes()));
-        }
-        Match::Translated => {
-            to.push(Expression::Ct(Ct::Status));
-            to.push(Expression::Mask(STATUS_DST_NAT.to_ne_bytes().to_vec()));
-            to.push(compare(Operator::NotEqual, &[0; 4]));
+        Match::Mark(mark) => lower_mark(Expression::Meta(Meta::Mark), *mark, false, to),
+        Match::MarkNot(mark) => lower_mark(Expression::Meta(Meta::Mark), *mark, true, to),
+        Match::ConnectionMark(mark) => lower_mark(Expression::Ct(Ct::Mark), *mark, false, to),
+        Match::Translated => lower_bit(Ct::Status, STATUS_DST_NAT, to),
+        Match::Invalid => lower_bit(Ct::State, STATE_INVALID, to),
+        Match::TransparentSocket => {
+            lower_flags(Operator::NotEqual, to);
+            to.push(Expression::Socket(SocketKey::Transparent));
+            to.push(equal(&[1]));
         }
         Match::Reply => {
             to.push(Expression::Ct(Ct::Direction));
@@ -124,13 +157,65 @@ fn lower_match(part: &Match, to: &mut Vec<Expression>) {
     }
 }
 
+fn lower_flags(operator: Operator, to: &mut Vec<Expression>) {
+    to.push(Expression::Payload {
+        base: Header::Transport,
+        offset: 13,
+        length: 1,
+    });
+    to.push(Expression::Mask(vec![TCP_CONTROL_FLAGS]));
+    to.push(compare(operator, &[TCP_SYN]));
+}
+
+fn lower_mark(load: Expression, mark: Mark, inverted: bool, to: &mut Vec<Expression>) {
+    to.push(load);
+    if mark.mask() != u32::MAX {
+        to.push(Expression::Mask(mark.mask().to_ne_bytes().to_vec()));
+    }
+    let operator = Operator::equal_unless(inverted);
+    to.push(compare(operator, &mark.value().to_ne_bytes()));
+}
+
+fn lower_bit(key: Ct, bit: u32, to: &mut Vec<Expression>) {
+    to.push(Expression::Ct(key));
+    to.push(Expression::Mask(bit.to_ne_bytes().to_vec()));
+    to.push(compare(Operator::NotEqual, &[0; 4]));
+}
+
 fn lower_action(action: &Action, to: &mut Vec<Expression>) {
+    let mark = |mark: u32| {
+        [
+            Expression::Load(mark.to_ne_bytes().to_vec()),
+            Expression::SetMark,
+        ]
+    };
     match action {
         Action::Return => to.push(verdict(NFT_RETURN, None)),
+        Action::Accept => to.push(accept()),
+        Action::Drop => to.push(verdict(NF_DROP.cast_signed(), None)),
         Action::Goto(chain) => to.push(verdict(NFT_GOTO, Some(chain))),
         Action::Redirect(port) => {
             to.push(Expression::Load(port.get().to_be_bytes().to_vec()));
             to.push(Expression::Redirect);
+        }
+        Action::Dnat(address) => {
+            let (bytes, family) = match address {
+                SocketAddr::V4(address) => (address.ip().octets().to_vec(), NFPROTO_IPV4),
+                SocketAddr::V6(address) => (address.ip().octets().to_vec(), NFPROTO_IPV6),
+            };
+            to.push(Expression::Load(bytes));
+            to.push(Expression::LoadSecond(
+                address.port().to_be_bytes().to_vec(),
+            ));
+            to.push(Expression::Dnat {
+                family: u32::from(family),
+            });
+        }
+        Action::Tproxy { to: port, mark: m } => {
+            to.push(Expression::Load(port.get().to_be_bytes().to_vec()));
+            to.push(Expression::Tproxy);
+            to.extend(mark(*m));
+            to.push(accept());
         }
         Action::Reset => to.push(reject(REJECT_TCP_RST)),
         Action::Unreachable => to.push(reject(REJECT_PORT_UNREACHABLE)),
@@ -138,17 +223,36 @@ fn lower_action(action: &Action, to: &mut Vec<Expression>) {
             to.push(Expression::Load(zone.to_ne_bytes().to_vec()));
             to.push(Expression::OriginalZone);
         }
+        Action::SetMark(m) => to.extend(mark(*m)),
+        Action::MarkAndAccept(m) => {
+            to.extend(mark(*m));
+            to.push(accept());
+        }
+        Action::SaveMark => {
+            to.push(Expression::Meta(Meta::Mark));
+            to.push(Expression::SetConnectionMark);
+        }
+        Action::RestoreMark => {
+            to.push(Expression::Ct(Ct::Mark));
+            to.push(Expression::SetMark);
+        }
     }
 }
 
+fn accept() -> Expression {
+    verdict(NF_ACCEPT.cast_signed(), None)
+}
+
 fn lower_family(family: Family, to: &mut Vec<Expression>) {
-    // NFPROTO_IPV4 and NFPROTO_IPV6.
     let number = match family {
-        Family::V4 => 2,
-        Family::V6 => 10,
+        Family::V4 => NFPROTO_IPV4,
+        Family::V6 => NFPROTO_IPV6,
     };
-    to.push(Expression::Meta(Meta::Family));
-    to.push(equal(&[number]));
+    // Asked once, however many conditions imply it.
+    if !to.contains(&Expression::Meta(Meta::Family)) {
+        to.push(Expression::Meta(Meta::Family));
+        to.push(equal(&[number]));
+    }
 }
 
 fn lower_interfaces(key: Meta, names: &BTreeSet<InterfaceName>, to: &mut Vec<Expression>) {
@@ -164,23 +268,43 @@ fn lower_interfaces(key: Meta, names: &BTreeSet<InterfaceName>, to: &mut Vec<Exp
     });
 }
 
-fn lower_ids(key: Meta, key_type: &KeyType, ids: &BTreeSet<u32>, to: &mut Vec<Expression>) {
+fn lower_ids(key: Meta, key_type: &KeyType, ids: &IdSet, to: &mut Vec<Expression>) {
     to.push(Expression::Meta(key));
-    to.push(match ids.first() {
-        Some(id) if ids.len() == 1 => equal(&id.to_ne_bytes()),
-        _ => lookup(
-            plain_set(key_type, ids.iter().map(|id| id.to_ne_bytes())),
-            false,
-        ),
-    });
+    let ranges = ids.ranges();
+    if ranges.iter().all(|range| range.first() == range.last()) {
+        let mut ids = ranges.iter().map(|range| range.first().to_ne_bytes());
+        to.push(match (ids.next(), ranges.len()) {
+            (Some(id), 1) => equal(&id),
+            (first, _) => lookup(plain_set(key_type, first.into_iter().chain(ids)), false),
+        });
+        return;
+    }
+    // Order is that of bytes, so the number's must be the network's.
+    to.push(Expression::NetworkOrder);
+    if let [range] = ranges {
+        to.push(compare(Operator::AtLeast, &range.first().to_be_bytes()));
+        to.push(compare(Operator::AtMost, &range.last().to_be_bytes()));
+        return;
+    }
+    let bounds = ranges
+        .iter()
+        .map(|range| (u128::from(range.first()), u128::from(range.last())));
+    to.push(lookup(interval_set(key_type, bounds), false));
 }
 
-fn lower_ports(ports: &PortSet, inverted: bool, to: &mut Vec<Expression>) {
+fn lower_ports(ports: &List<PortSet>, inverted: bool, sets: &Sets<'_>, to: &mut Vec<Expression>) {
     to.push(Expression::Payload {
         base: Header::Transport,
         offset: 2,
         length: 2,
     });
+    if let Some(set) = ports.name().and_then(|name| sets.get(name)) {
+        to.push(Expression::Lookup {
+            set: Arc::clone(set),
+            inverted,
+        });
+        return;
+    }
     let bounds: Vec<(u16, u16)> = ports
         .ranges()
         .iter()
@@ -205,13 +329,18 @@ fn lower_ports(ports: &PortSet, inverted: bool, to: &mut Vec<Expression>) {
             let ports = bounds.iter().map(|(first, _)| first.to_be_bytes());
             to.push(lookup(plain_set(&INET_SERVICE, ports), inverted));
         }
-        _ => {
-            let bounds = bounds
-                .iter()
-                .map(|(first, last)| (u128::from(*first), u128::from(*last)));
-            to.push(lookup(interval_set(&INET_SERVICE, bounds), inverted));
-        }
+        _ => to.push(lookup(
+            interval_set(&INET_SERVICE, port_bounds(ports)),
+            inverted,
+        )),
     }
+}
+
+fn port_bounds(ports: &PortSet) -> impl Iterator<Item = (u128, u128)> + '_ {
+    ports.ranges().iter().map(|range| {
+        let (first, last) = (range.first().get(), range.last().get());
+        (u128::from(first), u128::from(last))
+    })
 }
 
 #[derive(Clone, Copy)]
@@ -220,37 +349,48 @@ enum Side {
     Destination,
 }
 
-fn lower_networks(networks: &Networks, side: Side, inverted: bool, to: &mut Vec<Expression>) {
+fn lower_networks(
+    networks: &List<Networks>,
+    side: Side,
+    inverted: bool,
+    sets: &Sets<'_>,
+    to: &mut Vec<Expression>,
+) {
     lower_family(networks.family(), to);
-    match networks {
+    // RFC 791 3.1 and RFC 8200 3.
+    let (offset, length) = match (networks.values(), side) {
+        (Networks::V4(_), Side::Source) => (12, 4),
+        (Networks::V4(_), Side::Destination) => (16, 4),
+        (Networks::V6(_), Side::Source) => (8, 16),
+        (Networks::V6(_), Side::Destination) => (24, 16),
+    };
+    if let Some(set) = networks.name().and_then(|name| sets.get(name)) {
+        to.push(load_address(offset, length));
+        to.push(Expression::Lookup {
+            set: Arc::clone(set),
+            inverted,
+        });
+        return;
+    }
+    match networks.values() {
         Networks::V4(networks) => {
-            // RFC 791 3.1.
-            let offset = match side {
-                Side::Source => 12,
-                Side::Destination => 16,
-            };
             if let [network] = networks.as_slice() {
                 let address = network.network().octets();
                 let mask = network.netmask().octets();
                 lower_network(offset, &address, &mask, network.prefix_len(), inverted, to);
                 return;
             }
-            to.push(load_address(offset, 4));
+            to.push(load_address(offset, length));
             to.push(lookup(ipv4_set(networks), inverted));
         }
         Networks::V6(networks) => {
-            // RFC 8200 3.
-            let offset = match side {
-                Side::Source => 8,
-                Side::Destination => 24,
-            };
             if let [network] = networks.as_slice() {
                 let address = network.network().octets();
                 let mask = network.netmask().octets();
                 lower_network(offset, &address, &mask, network.prefix_len(), inverted, to);
                 return;
             }
-            to.push(load_address(offset, 16));
+            to.push(load_address(offset, length));
             to.push(lookup(ipv6_set(networks), inverted));
         }
     }
@@ -287,11 +427,14 @@ fn ipv4_set(networks: &[Ipv4Net]) -> Set {
             networks.iter().map(|network| network.network().octets()),
         );
     }
+    interval_set(&IPV4_ADDRESS, ipv4_bounds(networks))
+}
+
+fn ipv4_bounds(networks: &[Ipv4Net]) -> impl Iterator<Item = (u128, u128)> + '_ {
     let number = |address: Ipv4Addr| u128::from(address.to_bits());
-    let bounds = networks
+    networks
         .iter()
-        .map(|network| (number(network.network()), number(network.broadcast())));
-    interval_set(&IPV4_ADDRESS, bounds)
+        .map(move |network| (number(network.network()), number(network.broadcast())))
 }
 
 fn ipv6_set(networks: &[Ipv6Net]) -> Set {
@@ -301,10 +444,13 @@ fn ipv6_set(networks: &[Ipv6Net]) -> Set {
             networks.iter().map(|network| network.network().octets()),
         );
     }
-    let bounds = networks
+    interval_set(&IPV6_ADDRESS, ipv6_bounds(networks))
+}
+
+fn ipv6_bounds(networks: &[Ipv6Net]) -> impl Iterator<Item = (u128, u128)> + '_ {
+    networks
         .iter()
-        .map(|network| (network.network().to_bits(), network.broadcast().to_bits()));
-    interval_set(&IPV6_ADDRESS, bounds)
+        .map(|network| (network.network().to_bits(), network.broadcast().to_bits()))
 }
 
 fn plain_set<K: AsRef<[u8]>>(
@@ -320,17 +466,19 @@ fn plain_set<K: AsRef<[u8]>>(
         .collect();
     elements.sort_unstable();
     Set {
+        name: None,
         key_type: *key_type,
         key_length: *key_length,
         is_interval: false,
+        timeout: None,
         elements,
     }
 }
 
 /// A set of intervals, each with its first and last key, ascending and without overlap.
 ///
-/// The kernel wants boundaries: where an interval begins, where none begins any more, and an end
-/// at zero in front. Intervals that touch are one; one that reaches the highest key has no end.
+/// The kernel wants boundaries: where an interval begins, and where none begins any more.
+/// Intervals that touch are one; one that reaches the highest key has no end.
 fn interval_set(
     KeyType(key_type, key_length): &KeyType,
     bounds: impl Iterator<Item = (u128, u128)>,
@@ -352,13 +500,7 @@ fn interval_set(
             .unwrap_or_default()
             .to_vec()
     };
-    let mut elements = Vec::with_capacity(2 * merged.len() + 1);
-    if merged.first().is_some_and(|(first, _)| *first > 0) {
-        elements.push(Element {
-            key: key(0),
-            is_end: true,
-        });
-    }
+    let mut elements = Vec::with_capacity(2 * merged.len());
     for (first, last) in merged {
         elements.push(Element {
             key: key(first),
@@ -372,9 +514,11 @@ fn interval_set(
         }
     }
     Set {
+        name: None,
         key_type: *key_type,
         key_length: *key_length,
         is_interval: true,
+        timeout: None,
         elements,
     }
 }
@@ -388,7 +532,10 @@ fn load_address(offset: u32, length: u32) -> Expression {
 }
 
 fn lookup(set: Set, inverted: bool) -> Expression {
-    Expression::Lookup { set, inverted }
+    Expression::Lookup {
+        set: Arc::new(set),
+        inverted,
+    }
 }
 
 fn equal(value: &[u8]) -> Expression {

@@ -37,6 +37,7 @@ pub enum Netns {
 /// A network namespace that stays open.
 #[derive(Debug)]
 pub(super) struct OpenNetns {
+    netns: Netns,
     name: String,
     /// None for the current one.
     file: Option<File>,
@@ -115,7 +116,21 @@ impl OpenNetns {
             netns: name.clone(),
             source,
         })?;
-        Ok(Self { name, file })
+        Ok(Self {
+            netns: netns.clone(),
+            name,
+            file,
+        })
+    }
+
+    /// As it was asked for.
+    pub(super) fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// The namespace as it was asked for.
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Does `work` inside the namespace, on a thread that ends with it.

@@ -29,22 +29,22 @@ pub(super) enum ListError {
 }
 
 /// What the kernel sent, message by message.
-struct Received<'a> {
-    kind: u16,
+pub(super) struct Received<'a> {
+    pub(super) kind: u16,
     flags: u16,
-    sequence: u32,
+    pub(super) sequence: u32,
     /// After the header.
-    content: &'a [u8],
+    pub(super) content: &'a [u8],
 }
 
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
+pub(super) const NLMSG_ERROR: u16 = 2;
+pub(super) const NLMSG_DONE: u16 = 3;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 const HEADER: usize = 16;
 /// `struct nfgenmsg`.
 const FAMILY_HEADER: usize = 4;
 /// The kernel sends lists in pieces of at most 32 KiB.
-const RECEIVE_BUFFER: usize = 64 * 1024;
+pub(super) const RECEIVE_BUFFER: usize = 64 * 1024;
 /// What the kernel takes without being asked (its default is 208 KiB).
 const SMALL_BATCH: usize = 64 * 1024;
 
@@ -220,7 +220,7 @@ fn failed(operation: &'static str, source: io::Error) -> EngineError {
 }
 
 /// The messages in what was received.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Received<'_>> {
+pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Received<'_>> {
     std::iter::from_fn(move || {
         let [l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, ..] =
             *bytes.first_chunk::<HEADER>()?;
@@ -237,7 +237,7 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Received<'_>> {
 }
 
 /// The error in an answer; none if it says that all is well.
-fn error_of(content: &[u8]) -> Option<io::Error> {
+pub(super) fn error_of(content: &[u8]) -> Option<io::Error> {
     let code = content.first_chunk().copied().map(i32::from_ne_bytes)?;
     (code != 0).then(|| io::Error::from_raw_os_error(code.wrapping_neg()))
 }

@@ -13,7 +13,7 @@ const NESTED: u16 = 0x8000;
 
 impl Attributes {
     /// Continues after what is in `buffer`.
-    pub(super) fn append_to(buffer: Vec<u8>) -> Self {
+    pub(crate) fn append_to(buffer: Vec<u8>) -> Self {
         Self(buffer)
     }
 
@@ -31,9 +31,21 @@ impl Attributes {
         self.close(start);
     }
 
+    /// Attributes that are written already.
+    #[cfg(feature = "apply")]
+    pub(crate) fn raw(&mut self, attributes: &[u8]) {
+        self.0.extend_from_slice(attributes);
+    }
+
     /// A number in network byte order, as netfilter has them.
     pub(crate) fn number(&mut self, kind: u16, value: u32) {
         self.bytes(kind, &value.to_be_bytes());
+    }
+
+    /// A number in the byte order of this machine, as rtnetlink has them.
+    #[cfg(feature = "apply")]
+    pub(crate) fn host_number(&mut self, kind: u16, value: u32) {
+        self.bytes(kind, &value.to_ne_bytes());
     }
 
     /// A string with its terminating zero.
@@ -98,6 +110,11 @@ impl Attribute<'_> {
     /// A number in network byte order.
     pub(crate) fn number(&self) -> Option<u32> {
         self.value.first_chunk().copied().map(u32::from_be_bytes)
+    }
+
+    /// A number in the byte order of this machine.
+    pub(crate) fn host_number(&self) -> Option<u32> {
+        self.value.first_chunk().copied().map(u32::from_ne_bytes)
     }
 
     /// A string, without its terminating zero.

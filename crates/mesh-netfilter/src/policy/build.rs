@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::{
-    DestinationSelect, Destinations, Dns, DnsServers, DnsTcp, Guard, IdentitySelect, Inbound, Ipv6,
-    Loopback, Outbound, Policy, PortSelect,
+    DestinationSelect, Destinations, Dns, DnsServers, DnsTarget, DnsTcp, DropInvalid, Existing,
+    Guard, IdentityPorts, IdentitySelect, Inbound, Ipv6, Loopback, Outbound, Policy, PortSelect,
+    Tproxy, VirtualInterface,
 };
+use crate::id::INVALID_ID;
 use crate::{Identities, InstanceName, InterfaceName, Problem, Problems};
 
 /// A policy in the making. Nothing is captured until it is said; the guard is on.
@@ -28,7 +30,11 @@ impl PolicyBuilder {
             identities: IdentitySelect::Everyone,
             ipv6: Ipv6::Redirect,
             guard: Guard::Reject,
+            existing: Existing::Keep,
+            drop_invalid: DropInvalid::No,
             excluded_interfaces: BTreeSet::new(),
+            virtual_interfaces: Vec::new(),
+            per_identity: Vec::new(),
         })
     }
 
@@ -93,6 +99,33 @@ impl PolicyBuilder {
         self
     }
 
+    /// What happens to connections that are open when rules arrive.
+    pub fn existing(mut self, existing: Existing) -> Self {
+        self.policy.existing = existing;
+        self
+    }
+
+    /// Whether packets of no connection are dropped.
+    pub fn drop_invalid(mut self, drop_invalid: DropInvalid) -> Self {
+        self.policy.drop_invalid = drop_invalid;
+        self
+    }
+
+    /// Takes what arrives at these interfaces for outbound traffic of guests.
+    pub fn virtual_interfaces(
+        mut self,
+        interfaces: impl IntoIterator<Item = VirtualInterface>,
+    ) -> Self {
+        self.policy.virtual_interfaces = interfaces.into_iter().collect();
+        self
+    }
+
+    /// Leaves certain ports of certain senders alone.
+    pub fn per_identity(mut self, exclusions: impl IntoIterator<Item = IdentityPorts>) -> Self {
+        self.policy.per_identity = exclusions.into_iter().collect();
+        self
+    }
+
     /// The policy, if it makes sense.
     ///
     /// # Errors
@@ -116,6 +149,9 @@ impl PolicyBuilder {
         self.check_identities(problems);
         if let Some(inbound) = &policy.inbound {
             check_inbound(inbound, problems);
+            if let Some(tproxy) = inbound.tproxy() {
+                self.check_tproxy(tproxy, problems);
+            }
         }
         if let Some(outbound) = &policy.outbound {
             check_outbound(outbound, problems);
@@ -132,6 +168,97 @@ impl PolicyBuilder {
                 "lo",
                 "an interface other than loopback (the proxy's calls to its own workload use it)",
             ));
+        }
+        self.check_virtual_interfaces(problems);
+        self.check_per_identity(problems);
+    }
+
+    fn check_tproxy(&self, tproxy: Tproxy, problems: &mut Problems) {
+        let path = "inbound.capture.mode.tproxy";
+        let mut problem = |field: &str, value: u32, expected: &str| {
+            problems.push(Problem::new(
+                format!("{path}.{field}"),
+                value.to_string(),
+                expected,
+            ));
+        };
+        if tproxy.mark == 0 || tproxy.mark == u32::MAX {
+            problem("mark", tproxy.mark, "a mark between 1 and 4294967294");
+        }
+        let selected = match &self.policy.identities {
+            IdentitySelect::Everyone => None,
+            IdentitySelect::Except(selected) | IdentitySelect::Only(selected) => Some(selected),
+        };
+        let exclusions = self.policy.per_identity.iter();
+        let mut marks = selected
+            .into_iter()
+            .chain([&self.policy.proxy])
+            .chain(exclusions.map(|exclusion| &exclusion.identities))
+            .flat_map(Identities::mark_values);
+        if marks.any(|mark| mark.matches(tproxy.mark) || mark.matches(tproxy.self_call_mark())) {
+            problem(
+                "mark",
+                tproxy.mark,
+                "a mark that, like the next number, no identity has",
+            );
+        }
+        // 253 to 255 are the kernel's tables `default`, `main` and `local`.
+        if tproxy.table == 0 || (253..=255).contains(&tproxy.table) {
+            problem("table", tproxy.table, "a table other than 0 and 253 to 255");
+        }
+        // The kernel's own policy rules are at 0, 32766 and 32767.
+        if tproxy.priority == 0 || tproxy.priority > 32765 {
+            problem(
+                "priority",
+                tproxy.priority,
+                "a priority between 1 and 32765",
+            );
+        }
+    }
+
+    fn check_virtual_interfaces(&self, problems: &mut Problems) {
+        let policy = &self.policy;
+        let interfaces = &policy.virtual_interfaces;
+        if !interfaces.is_empty() && policy.outbound.is_none() && policy.dns.is_none() {
+            problems.push(Problem::new(
+                "virtual_interfaces",
+                "outbound off",
+                "of use without outbound or dns",
+            ));
+        }
+        for (index, interface) in interfaces.iter().enumerate() {
+            let name = &interface.name;
+            let mut problem = |expected: &str| {
+                problems.push(Problem::new(
+                    format!("virtual_interfaces[{index}].name"),
+                    name.to_string(),
+                    expected,
+                ));
+            };
+            if *name == InterfaceName::loopback() {
+                problem("an interface other than loopback");
+            }
+            if policy.excluded_interfaces.contains(name) {
+                problem("an interface that is not excluded");
+            }
+            let mut before = interfaces.iter().take(index);
+            if before.any(|other| other.name == *name) {
+                problem("an interface that was not named before");
+            }
+        }
+    }
+
+    fn check_per_identity(&self, problems: &mut Problems) {
+        for (index, exclusion) in self.policy.per_identity.iter().enumerate() {
+            let path = format!("per_identity[{index}]");
+            let identities = format!("{path}.identities");
+            if exclusion.identities.is_empty() {
+                problems.push(Problem::new(&identities, "nobody", "at least one identity"));
+            }
+            check_ids(&identities, &exclusion.identities, problems);
+            if exclusion.ports.is_empty() {
+                problems.push(empty(&format!("{path}.ports"), "a port"));
+            }
         }
     }
 
@@ -157,9 +284,9 @@ impl PolicyBuilder {
         if let IdentitySelect::Only(selected) = &self.policy.identities {
             let users = selected.user_ids().intersection(proxy.user_ids());
             let groups = selected.group_ids().intersection(proxy.group_ids());
-            for (kind, id) in users
-                .map(|id| ("uids", id))
-                .chain(groups.map(|id| ("gids", id)))
+            for (kind, id) in [("uids", users), ("gids", groups)]
+                .iter()
+                .flat_map(|(kind, ids)| ids.ranges().iter().map(move |id| (kind, id)))
             {
                 problems.push(Problem::new(
                     format!("{path}.{kind}"),
@@ -176,10 +303,10 @@ fn check_ids(path: &str, identities: &Identities, problems: &mut Problems) {
         ("uids", identities.user_ids()),
         ("gids", identities.group_ids()),
     ] {
-        if ids.contains(&Identities::INVALID_ID) {
+        if ids.contains(INVALID_ID) {
             problems.push(Problem::new(
                 format!("{path}.{kind}"),
-                Identities::INVALID_ID.to_string(),
+                INVALID_ID.to_string(),
                 "an id below 4294967295",
             ));
         }
@@ -272,7 +399,17 @@ fn check_dns(dns: &Dns, outbound: Option<&Outbound>, problems: &mut Problems) {
             "an address; to capture none, turn dns off",
         ));
     }
-    if dns.tcp == DnsTcp::Capture && outbound.is_some_and(|outbound| outbound.to == dns.to) {
+    if let DnsTarget::Forward(address) = dns.to
+        && (address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast())
+    {
+        problems.push(Problem::new(
+            "dns.capture.to",
+            address.to_string(),
+            "the address and port of a server",
+        ));
+    }
+    let shares = |outbound: &Outbound| dns.to == DnsTarget::Port(outbound.to);
+    if dns.tcp == DnsTcp::Capture && outbound.is_some_and(shares) {
         problems.push(Problem::new(
             "dns.capture.to",
             dns.to.to_string(),

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use self::read::Reader;
 use super::{
-    DestinationSelect, Destinations, DnsServers, DnsTcp, Guard, IdentitySelect, Ipv6, Loopback,
-    Policy, PolicyBuilder, PortSelect,
+    DestinationSelect, Destinations, DnsServers, DnsTcp, DnsZones, DropInvalid, Existing, Guard,
+    IdentitySelect, InboundMode, Ipv6, Loopback, Policy, PolicyBuilder, PortSelect, Tproxy,
 };
-use crate::{Identities, InterfaceName, Problems};
+use crate::{Identities, InterfaceName, Problems, Transport};
 
 /// What is written where a policy is written.
 #[derive(Debug, Deserialize, Serialize)]
@@ -32,8 +32,16 @@ pub(super) struct Wire {
     ipv6: Ipv6,
     #[serde(default)]
     guard: Guard,
+    #[serde(default)]
+    existing: Existing,
+    #[serde(default)]
+    drop_invalid: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     excluded_interfaces: Vec<Scalar>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    virtual_interfaces: Vec<WireVirtualInterface>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    per_identity: Vec<WireIdentityPorts>,
 }
 
 /// A number or a string, kept as text until all of them are judged.
@@ -72,11 +80,38 @@ struct WireMark {
 struct WireInbound {
     to: Scalar,
     #[serde(default)]
+    mode: WireMode,
+    #[serde(default)]
     ports: Select<Vec<Scalar>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tunnel: Option<Scalar>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     excluded_sources: Vec<Scalar>,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum WireMode {
+    #[default]
+    Redirect,
+    Tproxy(Tproxy),
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct WireVirtualInterface {
+    name: Scalar,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    direct: Vec<Scalar>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct WireIdentityPorts {
+    identities: WireIdentities,
+    #[serde(default)]
+    transport: Transport,
+    ports: Vec<Scalar>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -130,8 +165,10 @@ struct WireDns {
     to: Scalar,
     #[serde(default)]
     servers: WireServers,
-    #[serde(default = "captured")]
+    #[serde(default = "yes")]
     tcp: bool,
+    #[serde(default = "yes")]
+    zones: bool,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -139,6 +176,7 @@ struct WireDns {
 enum WireServers {
     #[default]
     All,
+    ResolvConf,
     List(Vec<Scalar>),
 }
 
@@ -176,6 +214,14 @@ impl Wire {
         let mut builder = PolicyBuilder::new(proxy)
             .ipv6(self.ipv6)
             .guard(self.guard)
+            .existing(self.existing)
+            .drop_invalid(if self.drop_invalid {
+                DropInvalid::Yes
+            } else {
+                DropInvalid::No
+            })
+            .virtual_interfaces(reader.virtual_interfaces(&self.virtual_interfaces))
+            .per_identity(reader.per_identity(&self.per_identity))
             .excluded_interfaces(
                 reader.many::<InterfaceName>("excluded_interfaces", &self.excluded_interfaces),
             )
@@ -220,6 +266,10 @@ impl From<&Policy> for Wire {
             inbound: policy.inbound().map_or(Switch::Off, |inbound| {
                 Switch::Capture(WireInbound {
                     to: Scalar::of(inbound.to),
+                    mode: match inbound.mode {
+                        InboundMode::Redirect => WireMode::Redirect,
+                        InboundMode::Tproxy(tproxy) => WireMode::Tproxy(tproxy),
+                    },
                     ports: match &inbound.ports {
                         PortSelect::All => Select::All,
                         PortSelect::AllExcept(ports) => Select::AllExcept(scalars(ports.ranges())),
@@ -250,9 +300,11 @@ impl From<&Policy> for Wire {
                     to: Scalar::of(dns.to),
                     servers: match &dns.servers {
                         DnsServers::All => WireServers::All,
+                        DnsServers::ResolvConf => WireServers::ResolvConf,
                         DnsServers::List(servers) => WireServers::List(scalars(servers)),
                     },
                     tcp: dns.tcp == DnsTcp::Capture,
+                    zones: dns.zones == DnsZones::Split,
                 })
             }),
             identities: match policy.identities() {
@@ -262,7 +314,26 @@ impl From<&Policy> for Wire {
             },
             ipv6: policy.ipv6(),
             guard: policy.guard(),
+            existing: policy.existing(),
+            drop_invalid: policy.drop_invalid() == DropInvalid::Yes,
             excluded_interfaces: scalars(policy.excluded_interfaces()),
+            virtual_interfaces: policy
+                .virtual_interfaces()
+                .iter()
+                .map(|interface| WireVirtualInterface {
+                    name: Scalar::of(&interface.name),
+                    direct: scalars(interface.direct.iter()),
+                })
+                .collect(),
+            per_identity: policy
+                .per_identity()
+                .iter()
+                .map(|exclusion| WireIdentityPorts {
+                    identities: (&exclusion.identities).into(),
+                    transport: exclusion.transport,
+                    ports: scalars(exclusion.ports.ranges()),
+                })
+                .collect(),
         }
     }
 }
@@ -270,8 +341,8 @@ impl From<&Policy> for Wire {
 impl From<&Identities> for WireIdentities {
     fn from(identities: &Identities) -> Self {
         Self {
-            uids: scalars(identities.user_ids()),
-            gids: scalars(identities.group_ids()),
+            uids: scalars(identities.user_ids().ranges()),
+            gids: scalars(identities.group_ids().ranges()),
             marks: identities
                 .mark_values()
                 .iter()
@@ -307,7 +378,7 @@ impl WireMark {
     }
 }
 
-fn captured() -> bool {
+fn yes() -> bool {
     true
 }
 

@@ -4,12 +4,16 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use mesh_netfilter::{
-    DestinationSelect, Destinations, Dns, DnsServers, DnsTcp, Guard, Identities, IdentitySelect,
-    Inbound, InterfaceName, Ipv6, Loopback, Mark, NetworkPorts, NetworkSet, Outbound, Policy, Port,
-    PortRange, PortSelect, PortSet, parse_network,
+    DestinationSelect, Destinations, Dns, DnsServers, DnsTarget, DnsTcp, DnsZones, DropInvalid,
+    Existing, Guard, IdRange, Identities, IdentityPorts, IdentitySelect, Inbound, InboundMode,
+    InterfaceName, Ipv6, Loopback, Mark, NetworkPorts, NetworkSet, Outbound, Policy, Port,
+    PortRange, PortSelect, PortSet, Tproxy, Transport, VirtualInterface, parse_network,
 };
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
+
+/// The interface behind which the guests of tests are.
+pub(crate) const GUEST_LINK: &str = "v0";
 
 /// Ports where servers of the tests listen.
 pub(crate) const PORTS: [u16; 6] = [53, 80, 8080, 9090, 15008, 15021];
@@ -77,10 +81,19 @@ fn destinations() -> impl Strategy<Value = Destinations> {
 }
 
 fn identities() -> impl Strategy<Value = Identities> {
+    let range = |(first, last)| IdRange::new(first, last).unwrap();
+    let users = [
+        (0, 0),
+        (1000, 1000),
+        (1001, 1001),
+        (70000, 80000),
+        (900, 1000),
+        (5, u32::MAX - 1),
+    ];
     (
-        subsequence(vec![0, 1000, 1001, 70000, u32::MAX - 1], 0..3),
-        subsequence(vec![0, 1000, 4], 0..2),
-        subsequence(vec![(0x539, 0xfff), (7, u32::MAX)], 0..2),
+        subsequence(users.map(range).to_vec(), 0..3),
+        subsequence([(0, 0), (1000, 1000), (4, 999)].map(range).to_vec(), 0..2),
+        subsequence(vec![(0x7539, 0xffff), (7, u32::MAX)], 0..2),
     )
         .prop_map(|(users, groups, marks)| {
             let marks = marks
@@ -88,6 +101,18 @@ fn identities() -> impl Strategy<Value = Identities> {
                 .map(|(value, mask)| Mark::new(value, mask).unwrap());
             Identities::users(users).and_groups(groups).and_marks(marks)
         })
+}
+
+fn per_identity() -> impl Strategy<Value = Vec<IdentityPorts>> {
+    let transport = select(vec![Transport::Tcp, Transport::Udp, Transport::TcpOrUdp]);
+    let one = (identities(), transport, ports()).prop_map(|(identities, transport, ports)| {
+        IdentityPorts {
+            identities,
+            transport,
+            ports,
+        }
+    });
+    prop::collection::vec(one, 0..3)
 }
 
 fn proxy() -> impl Strategy<Value = Identities> {
@@ -109,12 +134,19 @@ fn inbound() -> impl Strategy<Value = Inbound> {
         ports().prop_map(PortSelect::Only),
     ];
     let tunnel = prop::option::of(Just(Port::of::<15008>()));
-    (select, tunnel, prop::option::of(networks())).prop_map(|(ports, tunnel, sources)| Inbound {
-        ports,
-        tunnel,
-        excluded_sources: sources.unwrap_or_default(),
-        ..Inbound::to(Port::of::<15006>())
-    })
+    let mode = prop_oneof![
+        3 => Just(InboundMode::Redirect),
+        2 => Just(InboundMode::Tproxy(Tproxy::default())),
+    ];
+    (mode, select, tunnel, prop::option::of(networks())).prop_map(
+        |(mode, ports, tunnel, sources)| Inbound {
+            mode,
+            ports,
+            tunnel,
+            excluded_sources: sources.unwrap_or_default(),
+            ..Inbound::to(Port::of::<15006>())
+        },
+    )
 }
 
 fn outbound() -> impl Strategy<Value = Outbound> {
@@ -147,15 +179,42 @@ fn dns() -> impl Strategy<Value = Dns> {
         Ipv6Addr::LOCALHOST.into(),
     ];
     let servers = prop_oneof![
-        Just(DnsServers::All),
-        subsequence(pool, 1..4).prop_map(|list| DnsServers::List(list.into_iter().collect())),
+        2 => Just(DnsServers::All),
+        1 => Just(DnsServers::ResolvConf),
+        2 => subsequence(pool, 1..4).prop_map(|list| DnsServers::List(list.into_iter().collect())),
+    ];
+    let forward = [
+        "10.77.0.2:9090",
+        "[fd77::2]:9090",
+        "127.0.0.1:9090",
+        "[::1]:9090",
+        "10.88.1.1:53",
+    ];
+    let forward = forward.map(|text| DnsTarget::Forward(text.parse().unwrap()));
+    let to = prop_oneof![
+        3 => Just(DnsTarget::Port(Port::of::<15053>())),
+        1 => select(forward.to_vec()),
     ];
     let tcp = select(vec![DnsTcp::Capture, DnsTcp::Ordinary]);
-    (servers, tcp).prop_map(|(servers, tcp)| Dns {
+    let zones = select(vec![DnsZones::Split, DnsZones::Split, DnsZones::Shared]);
+    (to, servers, tcp, zones).prop_map(|(to, servers, tcp, zones)| Dns {
+        to,
         servers,
         tcp,
-        ..Dns::to(Port::of::<15053>())
+        zones,
     })
+}
+
+fn guests() -> impl Strategy<Value = Vec<VirtualInterface>> {
+    let direct = prop::option::of(networks());
+    let one = direct.prop_map(|direct| VirtualInterface {
+        name: GUEST_LINK.parse().unwrap(),
+        direct: direct.unwrap_or_default(),
+    });
+    prop_oneof![
+        3 => Just(Vec::new()),
+        2 => one.prop_map(|one| vec![one, VirtualInterface::new("zz9".parse().unwrap())]),
+    ]
 }
 
 pub(crate) fn policy() -> impl Strategy<Value = Policy> {
@@ -178,23 +237,44 @@ pub(crate) fn policy() -> impl Strategy<Value = Policy> {
             Ipv6::Block,
             Ipv6::Bypass,
         ]),
-        select(vec![Guard::Reject, Guard::Off]),
+        select(vec![
+            Guard::Reject,
+            Guard::Reject,
+            Guard::Reject,
+            Guard::Off,
+            Guard::Off,
+            Guard::Drop,
+        ]),
+        (
+            select(vec![Existing::Keep, Existing::Keep, Existing::Break]),
+            select(vec![DropInvalid::No, DropInvalid::Yes]),
+            per_identity(),
+            guests(),
+        ),
     )
-        .prop_filter_map("invalid", |(who, (inbound, outbound, dns), ipv6, guard)| {
-            let (proxy, identities, interfaces) = who;
-            let interfaces: BTreeSet<InterfaceName> = interfaces
-                .iter()
-                .map(|name| name.parse().unwrap())
-                .collect();
-            Policy::builder(proxy)
-                .identities(identities)
-                .inbound(inbound)
-                .outbound(outbound)
-                .dns(dns)
-                .ipv6(ipv6)
-                .guard(guard)
-                .excluded_interfaces(interfaces)
-                .build()
-                .ok()
-        })
+        .prop_filter_map(
+            "invalid",
+            |(who, (inbound, outbound, dns), ipv6, guard, more)| {
+                let (existing, drop_invalid, per_identity, guests) = more;
+                let (proxy, identities, interfaces) = who;
+                let interfaces: BTreeSet<InterfaceName> = interfaces
+                    .iter()
+                    .map(|name| name.parse().unwrap())
+                    .collect();
+                Policy::builder(proxy)
+                    .identities(identities)
+                    .inbound(inbound)
+                    .outbound(outbound)
+                    .dns(dns)
+                    .ipv6(ipv6)
+                    .guard(guard)
+                    .excluded_interfaces(interfaces)
+                    .existing(existing)
+                    .drop_invalid(drop_invalid)
+                    .per_identity(per_identity)
+                    .virtual_interfaces(guests)
+                    .build()
+                    .ok()
+            },
+        )
 }

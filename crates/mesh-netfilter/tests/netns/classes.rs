@@ -3,14 +3,15 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use mesh_netfilter::{
-    Applied, DestinationSelect, Destinations, Dns, HostNetwork, Identities, IdentitySelect,
-    Inbound, Ipv6, Loopback, Mark, NetworkPorts, Outbound, Plan, Policy, PolicyBuilder, Port,
-    PortSelect, PortSet, parse_network,
+    Backend, DestinationSelect, Destinations, Dns, Identities, IdentitySelect, Inbound, Ipv6,
+    Loopback, Mark, NetworkPorts, Outbound, Plan, Policy, PolicyBuilder, Port, PortSelect, PortSet,
+    parse_network,
 };
 
 use crate::traffic::{Attempt, From, Reached, Servers, here, there};
 use crate::world::{
-    APP, APP_V4, APP_V6, FAR_V4, FAR_V6, PEER_V4, PEER_V6, PROXY, PROXY_2, PROXY_GROUP, ROOT, World,
+    APP, APP_V4, APP_V6, FAR_V4, FAR_V6, PEER_V4, PEER_V6, PROXY, PROXY_2, PROXY_GROUP, ROOT,
+    World, compile, for_each_backend,
 };
 
 const OUTBOUND: u16 = 15001;
@@ -18,22 +19,24 @@ const INBOUND: u16 = 15006;
 const DNS: u16 = 15053;
 
 /// Puts the rules of `policy` into a new world.
-pub(crate) fn world(policy: &Policy) -> (World, Servers, Plan) {
+pub(crate) fn world(backend: Backend, policy: &Policy) -> (World, Servers, Plan) {
     let world = World::new();
     let servers = Servers::start(&world);
-    let plan = Plan::compile(policy);
-    let applied = world
-        .app
-        .engine()
-        .apply(&plan, HostNetwork::Refuse)
-        .unwrap();
-    assert_eq!(applied, Applied::Created);
+    let plan = compile(policy);
+    world.app.create(backend, &plan);
     (world, servers, plan)
 }
 
-/// Makes each attempt, and asks the evaluator about it.
-fn check(policy: &Policy, attempts: &[(Attempt, Reached)]) {
-    let (world, _servers, plan) = world(policy);
+/// Makes each attempt with each backend, and asks the evaluator about it.
+pub(crate) fn check(policy: &Policy, attempts: &[(Attempt, Reached)]) {
+    for_each_backend(|backend| {
+        let (world, _servers, plan) = world(backend, policy);
+        check_in(&world, &plan, attempts);
+    });
+}
+
+/// Makes each attempt in a world that has the rules of a plan.
+pub(crate) fn check_in(world: &World, plan: &Plan, attempts: &[(Attempt, Reached)]) {
     for (attempt, expected) in attempts {
         let trace = plan.evaluate(&attempt.packet());
         assert_eq!(
@@ -42,7 +45,7 @@ fn check(policy: &Policy, attempts: &[(Attempt, Reached)]) {
             "the evaluator about {attempt:?}: {trace:?}"
         );
         assert_eq!(
-            attempt.make(&world),
+            attempt.make(world),
             *expected,
             "the kernel about {attempt:?}"
         );
@@ -55,15 +58,15 @@ fn sidecar() -> PolicyBuilder {
         .proxy(Identities::users([1337, 1338]).and_groups([1337]))
 }
 
-fn app(owner: mesh_netfilter::Owner, to: impl Into<IpAddr>, port: u16) -> Attempt {
+pub(crate) fn app(owner: mesh_netfilter::Owner, to: impl Into<IpAddr>, port: u16) -> Attempt {
     Attempt::tcp(From::App(owner), (to.into(), port))
 }
 
-fn peer(to: impl Into<IpAddr>, port: u16) -> Attempt {
+pub(crate) fn peer(to: impl Into<IpAddr>, port: u16) -> Attempt {
     Attempt::tcp(From::Peer, (to.into(), port))
 }
 
-fn query(owner: mesh_netfilter::Owner, to: impl Into<IpAddr>) -> Attempt {
+pub(crate) fn query(owner: mesh_netfilter::Owner, to: impl Into<IpAddr>) -> Attempt {
     Attempt::udp(From::App(owner), (to.into(), 53))
 }
 
@@ -458,7 +461,11 @@ fn one_direction_alone_is_captured_alone() {
 fn a_mark_makes_its_bearer_the_proxy() {
     let mark = Mark::new(0x111, 0xfff).unwrap();
     let policy = sidecar().proxy(Identities::marks([mark])).build().unwrap();
-    let (world, _servers, plan) = world(&policy);
+    for_each_backend(|backend| bear_a_mark(backend, &policy));
+}
+
+fn bear_a_mark(backend: Backend, policy: &Policy) {
+    let (world, _servers, plan) = world(backend, policy);
     // The socket of user 1001 could mark its packets itself; here a rule of somebody else does.
     world.app.nft(
         "table inet marks { chain out { type route hook output priority -150; \
@@ -480,4 +487,50 @@ fn a_mark_makes_its_bearer_the_proxy() {
         assert_eq!(attempt.expected(decision), expected, "{attempt:?}");
         assert_eq!(attempt.make(&world), expected, "{attempt:?}");
     }
+}
+
+#[test]
+fn with_tproxy_every_class_keeps_its_meaning() {
+    let inbound = Inbound {
+        tunnel: Port::new(15008),
+        ..Policy::sidecar().inbound().unwrap().clone()
+    };
+    let tproxy = mesh_netfilter::InboundMode::Tproxy(mesh_netfilter::Tproxy::default());
+    let v4 = Ipv4Addr::new(127, 0, 0, 6);
+    let v6 = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
+    check(
+        &sidecar().inbound(inbound.mode(tproxy)).build().unwrap(),
+        &[
+            // A
+            (app(APP, PEER_V4, 80), here(OUTBOUND)),
+            (app(APP, FAR_V6, 80), here(OUTBOUND)),
+            // B
+            (app(PROXY, PEER_V4, 80), there(80)),
+            (app(PROXY_2, PEER_V6, 80), there(80)),
+            // C
+            (app(APP, Ipv4Addr::LOCALHOST, 8080), here(8080)),
+            (app(APP, Ipv6Addr::LOCALHOST, 8080), here(8080)),
+            (app(APP, APP_V4, 8080), here(8080)),
+            (app(APP, APP_V6, 8080), here(8080)),
+            // D
+            (app(PROXY, APP_V4, 8080), here(INBOUND)),
+            (app(PROXY_2, APP_V6, 8080), here(INBOUND)),
+            (app(PROXY_GROUP, APP_V4, 8080), here(INBOUND)),
+            (app(PROXY, APP_V6, 15021), here(15021)),
+            // E
+            (app(PROXY, APP_V4, 8080).bound(v4), here(8080)),
+            (app(PROXY_2, APP_V6, 8080).bound(v6), here(8080)),
+            // F
+            (query(APP, PEER_V4), here(DNS)),
+            (query(APP, PEER_V6), here(DNS)),
+            // G
+            (query(PROXY, PEER_V4), there(53)),
+            (query(PROXY_2, PEER_V6), there(53)),
+            // What arrives.
+            (peer(APP_V4, 8080), here(INBOUND)),
+            (peer(APP_V6, 8080), here(INBOUND)),
+            (peer(APP_V4, 15021), here(15021)),
+            (peer(APP_V6, 15008), here(15008)),
+        ],
+    );
 }

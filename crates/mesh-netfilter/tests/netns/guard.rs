@@ -1,6 +1,6 @@
 //! The guard: what it refuses once the NAT rules are gone, and what it lets pass.
 
-use mesh_netfilter::{Applied, Engine, HostNetwork, Identities, Policy, RuleState};
+use mesh_netfilter::{Applied, Backend, Engine, HostNetwork, Identities, Policy, RuleState};
 
 use crate::classes::world;
 use crate::traffic::{Attempt, From, Reached, here, there};
@@ -13,7 +13,7 @@ fn without_nat_rules_the_guard_refuses_what_should_have_been_captured() {
         .proxy(Identities::users([1337, 1338]))
         .build()
         .unwrap();
-    let (world, _servers, plan) = world(&policy);
+    let (world, _servers, plan) = world(Backend::Netlink, &policy);
     world.app.nft("delete table inet mesh_mesh");
     let app = From::App(APP);
     for (attempt, expected) in [
@@ -55,7 +55,7 @@ fn without_nat_rules_the_guard_refuses_what_should_have_been_captured() {
 
 #[test]
 fn a_translation_by_somebody_else_is_no_capture() {
-    let (world, _servers, _plan) = world(&Policy::sidecar());
+    let (world, _servers, _plan) = world(Backend::Netlink, &Policy::sidecar());
     world.app.nft(
         "table ip other { chain out { type nat hook output priority -100; \
          tcp dport 80 dnat to 10.88.1.1:8080; }; }",
@@ -68,7 +68,7 @@ fn a_translation_by_somebody_else_is_no_capture() {
 
 #[test]
 fn an_answer_to_a_query_from_port_53_passes_the_guard() {
-    let (world, _servers, _plan) = world(&Policy::sidecar());
+    let (world, _servers, _plan) = world(Backend::Netlink, &Policy::sidecar());
     // The application is a DNS server, and a resolver asks it from port 53.
     for (resolver, server) in [
         ((PEER_V4.into(), 53), (APP_V4.into(), 9090)),
@@ -99,7 +99,7 @@ fn without_a_guard_traffic_passes_when_the_rules_are_gone() {
         .guard(mesh_netfilter::Guard::Off)
         .build()
         .unwrap();
-    let (world, _servers, _plan) = world(&policy);
+    let (world, _servers, _plan) = world(Backend::Netlink, &policy);
     world.app.nft("delete table inet mesh_mesh");
     assert_eq!(
         Attempt::tcp(From::App(APP), (PEER_V4, 80)).make(&world),

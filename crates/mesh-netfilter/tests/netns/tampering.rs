@@ -1,11 +1,11 @@
 //! Whatever somebody does to the rules, verifying notices.
 
-use mesh_netfilter::{Applied, HostNetwork, Plan, Policy, RuleState};
+use mesh_netfilter::{Applied, Facts, HostNetwork, Plan, Policy, RuleState};
 
 use crate::world::Namespace;
 
 fn sidecar() -> Plan {
-    Plan::compile(&Policy::sidecar())
+    Plan::compile(&Policy::sidecar(), &Facts::default())
 }
 
 /// The handles of the rules of a chain, in order.
@@ -145,7 +145,10 @@ fn a_changed_value_in_a_rule_or_a_set_is_noticed() {
         ("hook output priority -105", "hook output priority -95"),
         ("ct direction reply", "ct direction original"),
         ("ct status dnat", "ct status snat"),
-        ("udp dport 53 redirect", "udp sport 53 redirect"),
+        (
+            "udp dport 53 counter redirect",
+            "udp sport 53 counter redirect",
+        ),
     ] {
         assert!(text.contains(from), "{from}");
         let changed = text.replacen(from, to, 1);

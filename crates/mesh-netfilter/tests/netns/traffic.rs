@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use mesh_netfilter::{Content, Decision, InterfaceName, Owner, Packet};
+use mesh_netfilter::{Content, Decision, Direction, InterfaceName, Owner, Packet};
 use rustix::net::sockopt::{Timeout, set_ipv6_v6only, set_socket_reuseaddr, set_socket_timeout};
 use rustix::net::{AddressFamily, Shutdown, SocketType, bind, connect, listen, shutdown, socket};
 
-use crate::arbitrary::PORTS;
-use crate::world::{LINK, Namespace, ROOT, World};
+use crate::arbitrary::{GUEST_LINK, PORTS};
+use crate::world::{GATEWAY_V4, GATEWAY_V6, LINK, Namespace, ROOT, World};
 
 /// What a client found.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -42,6 +42,8 @@ pub(crate) enum From {
     App(Owner),
     /// At the peer.
     Peer,
+    /// At the guest.
+    Guest,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -61,6 +63,8 @@ pub(crate) struct Servers {
 /// Ports of the proxy.
 pub(crate) const PROXY_PORTS: [u16; 2] = [15001, 15006];
 pub(crate) const DNS_PORT: u16 = 15053;
+/// Where the proxy takes what TPROXY hands over. REDIRECT does not mind.
+const TRANSPARENT_PORT: u16 = 15006;
 
 /// How long the kernel has to answer itself. Reached only where nobody answers, which no test of
 /// rules expects.
@@ -83,21 +87,25 @@ pub(crate) fn there(port: u16) -> Reached {
     Reached::Server(label("peer", port))
 }
 
+/// The family of sockets for an address.
+pub(crate) fn family(of: SocketAddr) -> AddressFamily {
+    match of {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    }
+}
+
 /// A connected socket of the calling thread's namespace and user.
 pub(crate) fn connected(
     over: Over,
     source: Option<SocketAddr>,
     to: SocketAddr,
 ) -> std::io::Result<std::os::fd::OwnedFd> {
-    let family = match to {
-        SocketAddr::V4(_) => AddressFamily::INET,
-        SocketAddr::V6(_) => AddressFamily::INET6,
-    };
     let kind = match over {
         Over::Tcp => SocketType::STREAM,
         Over::Udp => SocketType::DGRAM,
     };
-    let fd = socket(family, kind, None)?;
+    let fd = socket(family(to), kind, None)?;
     set_socket_reuseaddr(&fd, true)?;
     set_socket_timeout(&fd, Timeout::Send, Some(PATIENCE))?;
     set_socket_timeout(&fd, Timeout::Recv, Some(PATIENCE))?;
@@ -170,26 +178,30 @@ impl Attempt {
         let (namespace, who) = match self.from {
             From::App(owner) => (&world.app, owner),
             From::Peer => (&world.peer, ROOT),
+            From::Guest => (world.guest.as_ref().unwrap(), ROOT),
         };
+        namespace.inside(who, || self.make_here())
+    }
+
+    /// The same from the calling thread, which is where the attempt starts.
+    pub(crate) fn make_here(&self) -> Reached {
         let unspecified: IpAddr = match self.to {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
         let source = SocketAddr::new(self.source.unwrap_or(unspecified), 0);
-        namespace.inside(who, || match self.over {
-            Over::Udp => ask(source, self.to),
-            Over::Tcp => {
-                let mut stream = match connected(Over::Tcp, Some(source), self.to) {
-                    Ok(fd) => TcpStream::from(fd),
-                    Err(error) => return judge(&error),
-                };
-                let mut label = String::new();
-                match stream.read_to_string(&mut label) {
-                    Ok(_) => Reached::Server(label),
-                    Err(error) => judge(&error),
-                }
-            }
-        })
+        if self.over == Over::Udp {
+            return ask(source, self.to);
+        }
+        let mut stream = match connected(Over::Tcp, Some(source), self.to) {
+            Ok(fd) => TcpStream::from(fd),
+            Err(error) => return judge(&error),
+        };
+        let mut label = String::new();
+        match stream.read_to_string(&mut label) {
+            Ok(_) => Reached::Server(label),
+            Err(error) => judge(&error),
+        }
     }
 
     /// The first packet of the attempt, for the evaluator.
@@ -207,6 +219,19 @@ impl Attempt {
                     IpAddr::V6(_) => crate::world::PEER_V6.into(),
                 });
                 Packet::incoming(content, SocketAddr::new(source, 40000), self.to, link)
+            }
+            From::Guest => {
+                let source: IpAddr = match to {
+                    IpAddr::V4(_) => crate::world::GUEST_V4.into(),
+                    IpAddr::V6(_) => crate::world::GUEST_V6.into(),
+                };
+                let link = GUEST_LINK.parse().unwrap();
+                let source = SocketAddr::new(source, 40000);
+                let mut packet = Packet::incoming(content, source, self.to, link);
+                if to != World::app_address(to) {
+                    packet.direction = Direction::Through;
+                }
+                packet
             }
             From::App(owner) => {
                 let is_local = to.is_loopback() || to == World::app_address(to);
@@ -231,7 +256,15 @@ impl Attempt {
         let to = self.to.ip();
         match decision {
             Decision::Redirect(port) => here(port.get()),
+            Decision::Tproxy(port) => here(port.get()),
+            Decision::Forward(to) if to.ip().is_loopback() => here(to.port()),
+            Decision::Forward(to) => there(to.port()),
             Decision::Refuse => Reached::Refused,
+            // A datagram that is dropped on its way out is an error of `send`.
+            Decision::Drop if self.over == Over::Udp && matches!(self.from, From::App(_)) => {
+                Reached::Refused
+            }
+            Decision::Drop => Reached::Nobody,
             Decision::Pass if to.is_loopback() || to == World::app_address(to) => {
                 here(self.to.port())
             }
@@ -256,6 +289,12 @@ impl Servers {
         }
         for port in [53, DNS_PORT, 9090] {
             servers.udp(&world.app, "app", port);
+            if world.guest.is_some() {
+                // Where REDIRECT takes what arrives from the guest.
+                for gateway in [IpAddr::from(GATEWAY_V4), GATEWAY_V6.into()] {
+                    servers.udp_at(&world.app, "app", SocketAddr::new(gateway, port));
+                }
+            }
         }
         for port in PORTS {
             servers.tcp(&world.peer, "peer", port);
@@ -276,6 +315,9 @@ impl Servers {
                 SocketType::STREAM,
                 SocketAddr::new(address, port),
             );
+            if port == TRANSPARENT_PORT {
+                make_transparent(&fd, address);
+            }
             listen(&fd, 128).unwrap();
             let listener = Arc::new(TcpListener::from(fd));
             self.tcp.push(Arc::clone(&listener));
@@ -309,23 +351,27 @@ impl Servers {
             ],
         };
         for address in addresses {
-            let fd = listening(namespace, SocketType::DGRAM, SocketAddr::new(address, port));
-            let socket = UdpSocket::from(fd);
-            socket.set_read_timeout(Some(TICK)).unwrap();
-            let label = label(side, port);
-            let stop = Arc::clone(&self.stop);
-            self.threads.push(std::thread::spawn(move || {
-                let mut question = [0; 64];
-                while !stop.load(Ordering::Relaxed) {
-                    if let Ok((_, from)) = socket.recv_from(&mut question) {
-                        // Whoever asked may be gone.
-                        if socket.send_to(label.as_bytes(), from).is_err() {
-                            continue;
-                        }
+            self.udp_at(namespace, side, SocketAddr::new(address, port));
+        }
+    }
+
+    fn udp_at(&mut self, namespace: &Namespace, side: &str, at: SocketAddr) {
+        let fd = listening(namespace, SocketType::DGRAM, at);
+        let socket = UdpSocket::from(fd);
+        socket.set_read_timeout(Some(TICK)).unwrap();
+        let label = label(side, at.port());
+        let stop = Arc::clone(&self.stop);
+        self.threads.push(std::thread::spawn(move || {
+            let mut question = [0; 64];
+            while !stop.load(Ordering::Relaxed) {
+                if let Ok((_, from)) = socket.recv_from(&mut question) {
+                    // Whoever asked may be gone.
+                    if socket.send_to(label.as_bytes(), from).is_err() {
+                        continue;
                     }
                 }
-            }));
-        }
+            }
+        }));
     }
 }
 
@@ -341,13 +387,14 @@ impl Drop for Servers {
     }
 }
 
-fn listening(namespace: &Namespace, kind: SocketType, at: SocketAddr) -> std::os::fd::OwnedFd {
+/// A bound socket of a namespace.
+pub(crate) fn listening(
+    namespace: &Namespace,
+    kind: SocketType,
+    at: SocketAddr,
+) -> std::os::fd::OwnedFd {
     namespace.inside(ROOT, || {
-        let family = match at {
-            SocketAddr::V4(_) => AddressFamily::INET,
-            SocketAddr::V6(_) => AddressFamily::INET6,
-        };
-        let fd = socket(family, kind, None).unwrap();
+        let fd = socket(family(at), kind, None).unwrap();
         set_socket_reuseaddr(&fd, true).unwrap();
         if at.is_ipv6() {
             set_ipv6_v6only(&fd, true).unwrap();
@@ -355,4 +402,26 @@ fn listening(namespace: &Namespace, kind: SocketType, at: SocketAddr) -> std::os
         bind(&fd, &at).unwrap();
         fd
     })
+}
+
+/// `IP_TRANSPARENT` and `IPV6_TRANSPARENT`, as TPROXY wants it of a listener.
+#[expect(unsafe_code, reason = "no safe wrapper has this socket option")]
+fn make_transparent(fd: &std::os::fd::OwnedFd, address: IpAddr) {
+    use std::os::fd::AsRawFd as _;
+    let (level, name) = match address {
+        IpAddr::V4(_) => (libc::SOL_IP, libc::IP_TRANSPARENT),
+        IpAddr::V6(_) => (libc::SOL_IPV6, libc::IPV6_TRANSPARENT),
+    };
+    let on: libc::c_int = 1;
+    let length = libc::socklen_t::try_from(size_of_val(&on)).unwrap();
+    // SAFETY: the descriptor is open, and the value is an `int` of this length that outlives the
+    // call.
+    let set =
+        unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const on).cast(), length) };
+    assert_eq!(
+        set,
+        0,
+        "IP_TRANSPARENT: {}",
+        std::io::Error::last_os_error()
+    );
 }

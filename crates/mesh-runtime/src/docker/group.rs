@@ -16,7 +16,7 @@ use super::daemon::{found, message, status};
 use super::label::{self, Place};
 use super::notes::About;
 use super::{Engine, blocking, plan, state};
-use crate::process::{address, link};
+use crate::process::address;
 use crate::redirect::{self, Policy};
 use crate::{
     Addresses, Attachment, Creation, Group, GroupSpec, Name, NetworkSpec, Removal, RuntimeError,
@@ -147,7 +147,7 @@ impl Engine {
         }
     }
 
-    /// Starts a pause container and settles its namespace.
+    /// Starts a pause container.
     async fn start_pause(&self, id: &str, spec: &GroupSpec) -> Result<Owner, RuntimeError> {
         let started = self
             .daemon
@@ -156,18 +156,7 @@ impl Engine {
         if let Err(error) = started.await {
             return Err(self.why_no_group(spec, None, error));
         }
-        let owner = self.owner_of(&spec.name).await?;
-        if owner.group.namespace.is_some() {
-            let name = spec.name.clone();
-            owner
-                .within(move |path| {
-                    link::add_inbound_source(path).map_err(|error| {
-                        RuntimeError::system(format!("settle group `{name}`"), error)
-                    })
-                })
-                .await?;
-        }
-        Ok(owner)
+        self.owner_of(&spec.name).await
     }
 
     fn why_no_group(

@@ -65,9 +65,6 @@ pub(super) enum BridgeError {
     Failed(io::Error),
 }
 
-/// Where Envoy's inbound connections to the application come from, beside 127.0.0.6.
-const INBOUND_SOURCE: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
-
 /// Name of the interface inside a group.
 const INSIDE: &str = "eth0";
 
@@ -115,7 +112,6 @@ pub(super) fn connect(cable: &Cable<'_>, path: &Path) -> io::Result<()> {
     on_socket(Some(path), |handle| async move {
         let loopback = index_of(&handle, "lo").await?;
         set_up(&handle, LinkUnspec::new_with_index(loopback)).await?;
-        add_address(&handle, loopback, net(INBOUND_SOURCE.into(), 128)?).await?;
 
         let eth0 = index_of(&handle, INSIDE).await?;
         set_up(&handle, LinkUnspec::new_with_index(eth0)).await?;
@@ -128,16 +124,6 @@ pub(super) fn connect(cable: &Cable<'_>, path: &Path) -> io::Result<()> {
         let v6_route = RouteMessageBuilder::<Ipv6Addr>::new().gateway(gateways.1);
         add_route(&handle, v4_route.output_interface(eth0).build()).await?;
         add_route(&handle, v6_route.output_interface(eth0).build()).await
-    })
-}
-
-/// Gives loopback of the namespace at `path` the source address of inbound connections; 127.0.0.6
-/// needs nothing. Envoy's connections to the application come from there.
-#[cfg(feature = "docker")]
-pub(crate) fn add_inbound_source(path: &Path) -> io::Result<()> {
-    on_socket(Some(path), |handle| async move {
-        let loopback = index_of(&handle, "lo").await?;
-        add_address(&handle, loopback, net(INBOUND_SOURCE.into(), 128)?).await
     })
 }
 

@@ -1,7 +1,6 @@
 //! What only containers have: published ports, aliases, file systems of their own.
 
 use std::net::Ipv4Addr;
-use std::time::Instant;
 
 use mesh_runtime::{Contents, FileSpec, NetworkSpec, Protocol, PublishedPort, RuntimeError, Stop};
 
@@ -121,50 +120,6 @@ fn what_docker_would_grant_less_of_is_refused() {
             matches!(error, RuntimeError::Unsupported { .. }),
             "{error:?}"
         );
-    });
-}
-
-#[test]
-fn a_group_starts_about_as_fast_as_its_containers_by_hand() {
-    on_a_bed(async |bed| {
-        let engine = bed.engine().await;
-        engine.create_network(&NetworkSpec::mesh()).await.unwrap();
-        // The first of each is not counted: the pause image is made by it.
-        let mut rounds = Vec::new();
-        for round in 0..6 {
-            let by_hand = format!("hand{round}");
-            let began = Instant::now();
-            let network = [
-                "run",
-                "--detach",
-                "--network",
-                "mesh_mesh",
-                "--name",
-                &by_hand,
-            ];
-            bed.docker(&[&network, [IMAGE, "/guest", "sleep"].as_slice()].concat());
-            let joined = format!("container:{by_hand}");
-            for _ in 0..2 {
-                let join = ["run", "--detach", "--network", &joined];
-                bed.docker(&[&join, [IMAGE, "/guest", "sleep"].as_slice()].concat());
-            }
-            let theirs = began.elapsed();
-
-            let named = format!("round.r{round}");
-            let began = Instant::now();
-            engine.create_group(&group(&named)).await.unwrap();
-            for unit in ["app", "sidecar"] {
-                run(&*engine, &name(&named), &bed.unit(unit, &["sleep"])).await;
-            }
-            rounds.push((began.elapsed(), theirs));
-        }
-        let least = |of: fn(&(std::time::Duration, std::time::Duration)) -> std::time::Duration| {
-            rounds[1..].iter().map(of).min().unwrap()
-        };
-        let (ours, theirs) = (least(|it| it.0), least(|it| it.1));
-        eprintln!("pause and 2 units: {ours:?}; 3 times docker run: {theirs:?}");
-        // The promise is 1.2 times, and its measure is `cargo xtask bench runtime`.
-        assert!(ours < theirs * 3 / 2, "{rounds:?}");
     });
 }
 

@@ -1,16 +1,24 @@
-//! `mesh redirect watch`: looks at the rules again and again, and says what it saw in a file.
+//! `mesh redirect watch`: looks at the rules whenever they change, repairs them, and says in a file
+//! what it saw.
 
+use std::ffi::OsString;
 use std::fs::{File, Permissions};
 use std::io::{self, Write as _};
+use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use mesh_netfilter::{Engine, EngineError, Plan, Report, RuleState, Verdict};
+use mesh_netfilter::{
+    EngineError, HostNetwork, InstanceName, Look, Maker, Mended, Repair, Report, RuleState,
+    Verdict, WatchOptions,
+};
 
-use super::Place;
-use super::policy::PolicyArgs;
-use crate::exit::{Failure, Outcome, chain};
+use super::option::PolicyArgs;
+use super::place::{Place, duration};
+use super::policy::{environment, tell};
+use super::{Run, failure};
+use crate::exit::{Failure, OK, Outcome, chain};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -20,53 +28,113 @@ pub(super) struct Args {
     policy: PolicyArgs,
     /// The file that tells what was seen last, as JSON; replaced as a whole each time.
     #[arg(long, value_name = "FILE")]
-    verdict: PathBuf,
-    /// The time from one look to the next, such as `1s` or `500ms`.
-    #[arg(long, default_value = "1s", value_parser = duration)]
+    verdict: Option<PathBuf>,
+    /// The longest time from one look to the next, such as `1s` or `500ms`.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
     interval: Duration,
+    /// Tell what is wrong and leave it at that.
+    #[arg(long)]
+    no_repair: bool,
+    /// Repair even if the network namespace is the host's own.
+    #[arg(long)]
+    allow_host_network: bool,
 }
 
-/// Looks until it is ended by a signal. A verdict that cannot be written ends it too: nobody may
-/// believe an old one for long, and its age tells.
-pub(super) fn run(args: &Args) -> Outcome {
-    let plan = args.policy.plan()?;
-    let engine = args.place.engine()?;
-    let mut previous: Option<Verdict> = None;
-    loop {
-        let verdict = judge(engine.verify(&plan), previous.as_ref(), now());
-        if previous.as_ref().map(|previous| previous.state) != Some(verdict.state) {
-            tell(&plan, &engine, &verdict);
-        }
-        write(&args.verdict, &verdict).map_err(|error| {
-            Failure::doing(format!("writing `{}`", args.verdict.display()), &error)
-        })?;
-        previous = Some(verdict);
-        std::thread::sleep(args.interval);
+impl Run for Args {
+    /// Looks until it is ended by a signal. A verdict that cannot be written ends it too: nobody
+    /// may believe an old one for long, and its age tells.
+    fn run(self, _: &[OsString]) -> Outcome {
+        crate::output::start_logs(true);
+        let wanted = self.policy.wanted(&environment())?;
+        tell(&wanted.remarks);
+        let place = self.place.or_as(&wanted)?;
+        let engine = place.engine()?;
+        let plan = Place::plan(&engine, wanted.policy()?)?;
+        let options = WatchOptions {
+            interval: self.interval,
+            repair: if self.no_repair {
+                Repair::Off
+            } else {
+                Repair::On
+            },
+            host: if self.allow_host_network {
+                HostNetwork::DangerouslyAllow
+            } else {
+                HostNetwork::Refuse
+            },
+        };
+        let mut previous: Option<Verdict> = None;
+        let mut unwritten = None;
+        let watched = engine.watch(&plan, &options, |look| {
+            let verdict = judge(&look.report, previous.as_ref(), now());
+            log(plan.instance(), look, previous.as_ref(), &verdict);
+            if let Some(path) = &self.verdict
+                && let Err(error) = write(path, &verdict)
+            {
+                let doing = format!("writing `{}`", path.display());
+                unwritten = Some(Failure::doing(doing, &error));
+                return ControlFlow::Break(());
+            }
+            previous = Some(verdict);
+            ControlFlow::Continue(())
+        });
+        watched.map_err(|error| failure(&error))?;
+        unwritten.map_or_else(|| Ok(OK.into()), Err)
     }
 }
 
 /// What a look makes of what was known before.
-fn judge(look: Result<Report, EngineError>, previous: Option<&Verdict>, now: u64) -> Verdict {
+fn judge(look: &Result<Report, EngineError>, previous: Option<&Verdict>, now: u64) -> Verdict {
     match look {
         Ok(report) => report.verdict(previous, now),
-        Err(error) => Verdict::unreadable(previous, &chain(&error), now),
+        Err(error) => Verdict::unreadable(previous, &chain(error), now),
     }
 }
 
 /// A change of state is worth a record, the same state each second is not.
-fn tell(plan: &Plan, engine: &Engine, verdict: &Verdict) {
-    let instance = plan.instance();
+fn log(instance: &InstanceName, look: &Look, previous: Option<&Verdict>, verdict: &Verdict) {
     let state = verdict.state.as_str();
-    if verdict.state != RuleState::Intact {
-        let drifts = verdict.drifts.join("; ");
-        tracing::warn!(%instance, state, drifts, "redirect rules are not as planned");
-        return;
-    }
-    tracing::info!(%instance, state, "redirect rules are as planned");
-    if let Ok(report) = engine.verify(plan) {
-        for hazard in report.hazards {
-            tracing::warn!(%instance, %hazard, "redirect rules are at risk");
+    if previous.map(|previous| previous.state) != Some(verdict.state) {
+        if verdict.state == RuleState::Intact {
+            tracing::info!(%instance, state, "redirect rules are as planned");
+            let hazards = look.report.iter().flat_map(|report| &report.hazards);
+            for hazard in hazards {
+                tracing::warn!(%instance, %hazard, "redirect rules are at risk");
+            }
+        } else {
+            let drifts = verdict.drifts.join("; ");
+            let by = makers(&look.makers);
+            tracing::warn!(%instance, state, drifts, by, "redirect rules are not as planned");
         }
+    }
+    match &look.repair {
+        None => {}
+        Some(Mended::Repaired) => {
+            let by = makers(&look.makers);
+            tracing::warn!(%instance, by, "redirect rules were repaired");
+        }
+        Some(Mended::Postponed { remaining }) => {
+            let millis = remaining.as_millis();
+            tracing::warn!(%instance, millis, "repair waits, somebody keeps undoing it");
+        }
+        Some(Mended::Failed(error)) => {
+            let error = chain(error);
+            tracing::warn!(%instance, error, "redirect rules could not be repaired");
+        }
+        Some(_) => tracing::warn!(%instance, "redirect rules were not as planned"),
+    }
+}
+
+/// Who made the change, as far as it is known.
+fn makers(makers: &[Maker]) -> String {
+    let names: Vec<String> = makers
+        .iter()
+        .map(|maker| format!("{} ({})", maker.name, maker.pid))
+        .collect();
+    if names.is_empty() {
+        "unknown".to_owned()
+    } else {
+        names.join(", ")
     }
 }
 
@@ -95,22 +163,6 @@ fn now() -> u64 {
     since.map_or(0, |since| since.as_secs())
 }
 
-/// A duration such as `1s`, `500ms` or `2m`; never nothing.
-fn duration(text: &str) -> Result<Duration, String> {
-    let (unit, millis) = [("ms", 1), ("s", 1000), ("m", 60_000)]
-        .into_iter()
-        .find(|(unit, _)| text.ends_with(unit))
-        .ok_or_else(|| format!("`{text}` has no unit (ms, s or m)"))?;
-    let number = text.strip_suffix(unit).unwrap_or(text);
-    number
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(millis))
-        .filter(|millis| *millis > 0)
-        .map(Duration::from_millis)
-        .ok_or_else(|| format!("`{text}` is not a duration such as `1s` or `500ms`"))
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt as _;
@@ -118,18 +170,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_have_units() {
-        assert_eq!(duration("1s"), Ok(Duration::from_secs(1)));
-        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        for bad in ["", "1", "0s", "s", "-1s", "1h", "99999999999999999999s"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn rules_that_cannot_be_read_are_not_intact() {
-        let verdict = judge(Err(EngineError::Busy), None, 7);
+        let verdict = judge(&Err(EngineError::Busy), None, 7);
         assert_eq!(verdict.state, RuleState::Drifted);
         assert!(
             verdict.drifts[0].contains("could not be read"),

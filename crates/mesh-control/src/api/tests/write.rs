@@ -23,6 +23,23 @@ async fn a_new_object_gets_id_time_and_revision() {
 }
 
 #[tokio::test]
+async fn server_side_apply_is_refused_with_what_to_do_instead() {
+    let world = World::new().await;
+    let path = format!("{MAPS}/a");
+    let form = "application/apply-patch+yaml";
+    let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}});
+    let (code, status) = world.with_body(Method::PATCH, &path, form, object).await;
+    assert_eq!(code, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    let message = status["message"].as_str().unwrap();
+    assert!(
+        message.contains("`kubectl apply` without `--server-side`"),
+        "{message}"
+    );
+    let (code, _) = world.get(&path).await;
+    assert_eq!(code, StatusCode::NOT_FOUND, "nothing was stored");
+}
+
+#[tokio::test]
 async fn a_generated_name_begins_as_asked() {
     let world = World::new().await;
     let object = json!({"metadata": {"generateName": "job-"}});

@@ -34,6 +34,8 @@ pub struct DeltaClient {
     held: Held,
     /// Responses, resources and bytes that came on this stream.
     pub received: Received,
+    /// Bytes of the requests that opened it: what the client came with.
+    pub asked_bytes: u64,
 }
 
 /// What a client has; it outlives the stream.
@@ -58,6 +60,8 @@ pub struct Received {
     pub resources: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Their bytes by [`ResourceType::index`].
+    pub by_type: [u64; ResourceType::ALL.len()],
 }
 
 /// What is wrong with a server.
@@ -96,6 +100,7 @@ impl DeltaClient {
         held: Held,
     ) -> Result<Self, ClientError> {
         let (requests, outbound) = mpsc::unbounded_channel();
+        let mut asked_bytes = 0;
         for kind in ResourceType::ALL {
             let state = held.of(kind);
             if is_named(kind) && state.names.is_empty() {
@@ -112,6 +117,7 @@ impl DeltaClient {
                 initial_resource_versions: state.versions.clone(),
                 ..DeltaDiscoveryRequest::default()
             };
+            asked_bytes += request.encoded_len() as u64;
             // The other end lives in this function.
             drop(requests.send(request));
         }
@@ -127,6 +133,7 @@ impl DeltaClient {
             responses,
             held,
             received: Received::default(),
+            asked_bytes,
         })
     }
 
@@ -136,7 +143,7 @@ impl DeltaClient {
     ///
     /// When the stream ends or the response is wrong.
     pub async fn next(&mut self) -> Result<ResourceType, ClientError> {
-        let (kind, nonce) = self.take().await?;
+        let (kind, nonce) = self.take_resources().await?;
         self.say(kind, nonce, None);
         Ok(kind)
     }
@@ -148,7 +155,7 @@ impl DeltaClient {
     /// When the stream ends or the response is wrong.
     pub async fn refuse(&mut self, why: &str) -> Result<ResourceType, ClientError> {
         let held = self.held.clone();
-        let (kind, nonce) = self.take().await?;
+        let (kind, nonce) = self.take_resources().await?;
         self.held = held;
         self.say(kind, nonce, Some(why));
         Ok(kind)
@@ -166,6 +173,23 @@ impl DeltaClient {
         Ok(())
     }
 
+    /// Asks for a type that there is not and takes responses until that is answered: the server
+    /// has heard everything before by then, and said what followed from it.
+    ///
+    /// # Errors
+    ///
+    /// When the stream ends or a response is wrong.
+    pub async fn settle(&mut self) -> Result<(), ClientError> {
+        self.send(DeltaDiscoveryRequest {
+            type_url: NOTHING.to_owned(),
+            ..DeltaDiscoveryRequest::default()
+        });
+        while let Some((kind, nonce)) = self.take().await? {
+            self.say(kind, nonce, None);
+        }
+        Ok(())
+    }
+
     /// What it has now.
     pub fn held(&self) -> &Held {
         &self.held
@@ -176,9 +200,22 @@ impl DeltaClient {
         self.held
     }
 
-    async fn take(&mut self) -> Result<(ResourceType, String), ClientError> {
+    async fn take_resources(&mut self) -> Result<(ResourceType, String), ClientError> {
+        let taken = self.take().await?;
+        taken.ok_or_else(|| ClientError::Wrong {
+            name: String::new(),
+            type_url: NOTHING.to_owned(),
+            what: "nobody asked for it",
+        })
+    }
+
+    /// One response: its type and nonce, or none where it answers [`Self::settle`].
+    async fn take(&mut self) -> Result<Option<(ResourceType, String)>, ClientError> {
         let response = self.responses.message().await.map_err(Box::new)?;
         let response = response.ok_or(ClientError::Ended)?;
+        if response.type_url == NOTHING {
+            return Ok(None);
+        }
         let wrong = |name: &str, what| ClientError::Wrong {
             name: name.to_owned(),
             type_url: response.type_url.clone(),
@@ -187,15 +224,21 @@ impl DeltaClient {
         let kind = ResourceType::from_url(&response.type_url)
             .ok_or_else(|| wrong(&response.nonce, "nobody asked for it"))?;
         self.received.responses += 1;
-        self.received.bytes += response.encoded_len() as u64;
+        let bytes = response.encoded_len() as u64;
+        self.received.bytes += bytes;
+        if let Some(of_type) = self.received.by_type.get_mut(kind.index()) {
+            *of_type += bytes;
+        }
         let mut seen = BTreeSet::new();
+        // As Envoy does: what follows from one response is asked for at once.
+        let (mut wanted, mut unwanted) = (Vec::new(), Vec::new());
         for name in &response.removed_resources {
             if !seen.insert(name) {
                 return Err(wrong(name, "it comes twice in a response"));
             }
             self.held.at(kind).versions.remove(name);
             if kind == ResourceType::Cluster {
-                self.unsubscribe(ResourceType::Endpoint, name);
+                unwanted.push(name.clone());
             }
         }
         for resource in &response.resources {
@@ -216,30 +259,39 @@ impl DeltaClient {
                 .versions
                 .insert(name.clone(), resource.version.clone());
             self.received.resources += 1;
-            for (kind, name) in references(kind, resource) {
-                self.subscribe(kind, name);
-            }
+            wanted.extend(references(kind, resource));
         }
-        Ok((kind, response.nonce))
+        self.subscribe(wanted);
+        self.unsubscribe(ResourceType::Endpoint, unwanted);
+        Ok(Some((kind, response.nonce)))
     }
 
-    fn subscribe(&mut self, kind: ResourceType, name: String) {
-        if self.held.at(kind).names.insert(name.clone()) {
+    fn subscribe(&mut self, names: Vec<(ResourceType, String)>) {
+        let mut new: BTreeMap<ResourceType, Vec<String>> = BTreeMap::new();
+        for (kind, name) in names {
+            if self.held.at(kind).names.insert(name.clone()) {
+                new.entry(kind).or_default().push(name);
+            }
+        }
+        for (kind, names) in new {
             self.send(DeltaDiscoveryRequest {
                 type_url: kind.url().to_owned(),
-                resource_names_subscribe: vec![name],
+                resource_names_subscribe: names,
                 ..DeltaDiscoveryRequest::default()
             });
         }
     }
 
-    fn unsubscribe(&mut self, kind: ResourceType, name: &str) {
+    fn unsubscribe(&mut self, kind: ResourceType, mut names: Vec<String>) {
         let state = self.held.at(kind);
-        state.versions.remove(name);
-        if state.names.remove(name) {
+        names.retain(|name| {
+            state.versions.remove(name);
+            state.names.remove(name)
+        });
+        if !names.is_empty() {
             self.send(DeltaDiscoveryRequest {
                 type_url: kind.url().to_owned(),
-                resource_names_unsubscribe: vec![name.to_owned()],
+                resource_names_unsubscribe: names,
                 ..DeltaDiscoveryRequest::default()
             });
         }
@@ -299,6 +351,9 @@ impl Held {
         &mut self.types[kind.index()]
     }
 }
+
+/// A type that no server has.
+const NOTHING: &str = "type.googleapis.com/google.protobuf.Empty";
 
 /// Whether a type is asked for name by name.
 fn is_named(kind: ResourceType) -> bool {

@@ -272,14 +272,16 @@ fn a_destination_without_a_port_means_the_only_one_of_its_service() {
     // And so says what the caller's proxy gets.
     let namespace = "default".parse().unwrap();
     let layer = snapshot::shared(&resolved().mesh, &namespace);
-    let routes = layer.of(ResourceType::Route).iter();
-    let routed = routes.filter(|routes| routes.name.starts_with("9080/"));
+    let of_port = layer
+        .of(ResourceType::Route)
+        .iter()
+        .filter(|routes| routes.name.starts_with("9080/"));
     let leads = |bytes: &[u8]| {
         bytes
             .windows(cluster.len())
             .any(|at| at == cluster.as_bytes())
     };
-    assert_eq!(routed.filter(|routes| leads(&routes.entry)).count(), 1);
+    assert_eq!(of_port.filter(|routes| leads(&routes.entry)).count(), 1);
 }
 
 #[test]

@@ -33,10 +33,9 @@ fn delay(delay: &Delay) -> Option<FaultDelay> {
 }
 
 fn abort(abort: &Abort) -> Option<FaultAbort> {
-    let error = match (abort.http_status, &abort.grpc_status) {
-        (Some(status), _) => ErrorType::HttpStatus(status),
-        (None, Some(name)) => ErrorType::GrpcStatus(grpc_code(name)?),
-        (None, None) => return None,
+    let error = match abort.http_status {
+        Some(status) => ErrorType::HttpStatus(status),
+        None => ErrorType::GrpcStatus(abort.grpc_code()?),
     };
     let share = abort.percentage.map_or(100.0, |Percent { value }| value);
     Some(FaultAbort {
@@ -44,31 +43,4 @@ fn abort(abort: &Abort) -> Option<FaultAbort> {
         error_type: Some(error),
         ..Default::default()
     })
-}
-
-/// The number of a gRPC status by its name, as in gRPC's own list of status codes.
-fn grpc_code(name: &str) -> Option<u32> {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
-    NAMES
-        .iter()
-        .position(|known| *known == name)
-        .and_then(|code| u32::try_from(code).ok())
 }

@@ -284,3 +284,35 @@ impl HttpBody {
         }
     }
 }
+
+impl Abort {
+    /// The number of its gRPC status; `None` without one, or for a name that gRPC does not have.
+    pub fn grpc_code(&self) -> Option<u32> {
+        let name = self.grpc_status.as_deref()?;
+        let place = GRPC_STATUSES.iter().position(|known| *known == name)?;
+        u32::try_from(place).ok()
+    }
+}
+
+/// The names of gRPC's status codes, in their order from 0.
+///
+/// Source: <https://grpc.io/docs/guides/status-codes/>.
+const GRPC_STATUSES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];

@@ -1,14 +1,20 @@
 //! Expressions read back: anything that is not exactly one of ours is [`Expression::Other`].
 
+use std::sync::Arc;
+
 use super::{
-    BITWISE_DREG, BITWISE_MASK, BITWISE_SREG, BITWISE_XOR, CMP_DATA, CMP_OP, CMP_SREG,
-    CT_DIRECTION, CT_DREG, CT_KEY, CT_SREG, DIRECTION_ORIGINAL, IMMEDIATE_DATA, IMMEDIATE_DREG,
-    LOOKUP_FLAGS, LOOKUP_SET, LOOKUP_SREG, META_DREG, META_KEY, NFT_CT_ZONE, NFT_LOOKUP_F_INV,
-    NFT_RANGE_NEQ, NFT_REG_1, NFT_REG_VERDICT, PAYLOAD_BASE, PAYLOAD_DREG, PAYLOAD_LEN,
+    ADDRESS_SPECIFIED, BITWISE_DREG, BITWISE_MASK, BITWISE_SREG, BITWISE_XOR, BYTEORDER_DREG,
+    BYTEORDER_LEN, BYTEORDER_OP, BYTEORDER_SIZE, BYTEORDER_SREG, CMP_DATA, CMP_OP, CMP_SREG,
+    COUNTER_BYTES, COUNTER_PACKETS, CT_DIRECTION, CT_DREG, CT_KEY, CT_MARK, CT_SREG,
+    DIRECTION_ORIGINAL, IMMEDIATE_DATA, IMMEDIATE_DREG, LOOKUP_FLAGS, LOOKUP_SET, LOOKUP_SREG,
+    META_DREG, META_KEY, META_MARK, META_SREG, NAT_ADDRESS_MIN, NAT_FAMILY, NAT_FLAGS,
+    NAT_PROTO_MIN, NAT_TYPE, NFT_BYTEORDER_HTON, NFT_CT_ZONE, NFT_LOOKUP_F_INV, NFT_NAT_DNAT,
+    NFT_RANGE_NEQ, NFT_REG_1, NFT_REG_2, NFT_REG_VERDICT, PAYLOAD_BASE, PAYLOAD_DREG, PAYLOAD_LEN,
     PAYLOAD_OFFSET, PORT_SPECIFIED, RANGE_FROM_DATA, RANGE_OP, RANGE_SREG, RANGE_TO_DATA,
-    REDIR_FLAGS, REDIR_PROTO_MIN, REJECT_ICMP_CODE, REJECT_TYPE,
+    REDIR_FLAGS, REDIR_PROTO_MIN, REJECT_ICMP_CODE, REJECT_TYPE, SOCKET_DREG, SOCKET_KEY,
+    TPROXY_FAMILY, TPROXY_PORT,
 };
-use crate::bytecode::{Ct, Expression, Header, Meta, Operator, Set};
+use crate::bytecode::{Counter, Ct, Expression, Header, Meta, Operator, Set, SocketKey};
 use crate::netlink::number::{
     NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_VERDICT_CHAIN,
     NFTA_VERDICT_CODE,
@@ -17,12 +23,18 @@ use crate::netlink::{Attribute, attributes};
 
 const REDIR_PROTO_MAX: u16 = 2;
 const BITWISE_OP: u16 = 6;
+const NAT_ADDRESS_MAX: u16 = 4;
+const NAT_PROTO_MAX: u16 = 6;
+const TPROXY_ADDRESS: u16 = 2;
 
 /// The attributes of an expression, by number.
 struct Fields<'a>(Vec<Attribute<'a>>);
 
 /// Reads one element of a rule's list of expressions. `set` finds a set by its name.
-pub(crate) fn read_expression(element: &[u8], set: impl Fn(&str) -> Option<Set>) -> Expression {
+pub(crate) fn read_expression(
+    element: &[u8],
+    set: impl Fn(&str) -> Option<Arc<Set>>,
+) -> Expression {
     let element = Fields::of(element);
     let name = element
         .get(NFTA_EXPR_NAME)
@@ -36,12 +48,31 @@ pub(crate) fn read_expression(element: &[u8], set: impl Fn(&str) -> Option<Set>)
     })
 }
 
+/// What a rule has counted, if this element of its expressions is its counter.
+pub(crate) fn read_counter(element: &[u8]) -> Option<Counter> {
+    let element = Fields::of(element);
+    (element.get(NFTA_EXPR_NAME)?.text() == "counter").then_some(())?;
+    let counter = Fields::of(element.get(NFTA_EXPR_DATA)?.value);
+    let number = |kind| {
+        let bytes = counter.get(kind)?.value.first_chunk().copied()?;
+        Some(u64::from_be_bytes(bytes))
+    };
+    Some(Counter {
+        packets: number(COUNTER_PACKETS)?,
+        bytes: number(COUNTER_BYTES)?,
+    })
+}
+
 fn read_known(
     name: &str,
     fields: &Fields<'_>,
-    set: impl Fn(&str) -> Option<Set>,
+    set: impl Fn(&str) -> Option<Arc<Set>>,
 ) -> Option<Expression> {
     match name {
+        "meta" if fields.get(META_SREG).is_some() => {
+            fields.register(META_SREG)?;
+            (fields.number(META_KEY)? == META_MARK).then_some(Expression::SetMark)
+        }
         "meta" => fields.register(META_DREG).and_then(|()| {
             let key = fields.number(META_KEY)?;
             META_KEYS
@@ -61,26 +92,30 @@ fn read_known(
             })
         }),
         "ct" => read_ct(fields),
+        "socket" => fields.register(SOCKET_DREG).and_then(|()| {
+            let key = fields.number(SOCKET_KEY)?;
+            (key == SocketKey::Transparent as u32)
+                .then_some(Expression::Socket(SocketKey::Transparent))
+        }),
+        "byteorder" => {
+            fields.register(BYTEORDER_SREG)?;
+            fields.register(BYTEORDER_DREG)?;
+            let is_ours = fields.number(BYTEORDER_OP)? == NFT_BYTEORDER_HTON
+                && fields.number(BYTEORDER_LEN)? == 4
+                && fields.number(BYTEORDER_SIZE)? == 4;
+            is_ours.then_some(Expression::NetworkOrder)
+        }
+        "counter" => Some(Expression::Counter),
+        "nat" => read_nat(fields),
+        "tproxy" => {
+            let is_ours = fields.number(TPROXY_FAMILY)? == 0
+                && fields.get(TPROXY_ADDRESS).is_none()
+                && fields.number(TPROXY_PORT)? == NFT_REG_1;
+            is_ours.then_some(Expression::Tproxy)
+        }
         "bitwise" => read_mask(fields),
-        "cmp" => fields.register(CMP_SREG).and_then(|()| {
-            Some(Expression::Compare {
-                operator: match fields.number(CMP_OP)? {
-                    0 => Operator::Equal,
-                    1 => Operator::NotEqual,
-                    3 => Operator::AtMost,
-                    5 => Operator::AtLeast,
-                    _ => return None,
-                },
-                value: fields.value(CMP_DATA)?,
-            })
-        }),
-        "range" => fields.register(RANGE_SREG).and_then(|()| {
-            (fields.number(RANGE_OP)? == NFT_RANGE_NEQ).then_some(())?;
-            Some(Expression::Outside {
-                from: fields.value(RANGE_FROM_DATA)?,
-                to: fields.value(RANGE_TO_DATA)?,
-            })
-        }),
+        "cmp" => read_compare(fields),
+        "range" => read_range(fields),
         "lookup" => fields.register(LOOKUP_SREG).and_then(|()| {
             let flags = fields.number(LOOKUP_FLAGS).unwrap_or(0);
             Some(Expression::Lookup {
@@ -110,12 +145,38 @@ fn read_known(
     }
 }
 
+fn read_compare(fields: &Fields<'_>) -> Option<Expression> {
+    fields.register(CMP_SREG)?;
+    Some(Expression::Compare {
+        operator: match fields.number(CMP_OP)? {
+            0 => Operator::Equal,
+            1 => Operator::NotEqual,
+            3 => Operator::AtMost,
+            5 => Operator::AtLeast,
+            _ => return None,
+        },
+        value: fields.value(CMP_DATA)?,
+    })
+}
+
+fn read_range(fields: &Fields<'_>) -> Option<Expression> {
+    fields.register(RANGE_SREG)?;
+    (fields.number(RANGE_OP)? == NFT_RANGE_NEQ).then_some(())?;
+    Some(Expression::Outside {
+        from: fields.value(RANGE_FROM_DATA)?,
+        to: fields.value(RANGE_TO_DATA)?,
+    })
+}
+
 fn read_ct(fields: &Fields<'_>) -> Option<Expression> {
     let key = fields.number(CT_KEY)?;
     let direction = fields
         .get(CT_DIRECTION)
         .and_then(|direction| direction.value.first().copied());
     if fields.number(CT_SREG) == Some(NFT_REG_1) {
+        if key == CT_MARK && direction.is_none() {
+            return Some(Expression::SetConnectionMark);
+        }
         return (key == NFT_CT_ZONE && direction == Some(DIRECTION_ORIGINAL))
             .then_some(Expression::OriginalZone);
     }
@@ -123,10 +184,24 @@ fn read_ct(fields: &Fields<'_>) -> Option<Expression> {
     if direction.is_some() {
         return None;
     }
-    [Ct::Direction, Ct::Status]
+    [Ct::State, Ct::Direction, Ct::Status, Ct::Mark]
         .into_iter()
         .find(|known| *known as u32 == key)
         .map(Expression::Ct)
+}
+
+fn read_nat(fields: &Fields<'_>) -> Option<Expression> {
+    let last = |kind: u16, first: u32| fields.number(kind).unwrap_or(first) == first;
+    let flags = fields.number(NAT_FLAGS)?;
+    let is_ours = fields.number(NAT_TYPE)? == NFT_NAT_DNAT
+        && fields.number(NAT_ADDRESS_MIN)? == NFT_REG_1
+        && fields.number(NAT_PROTO_MIN)? == NFT_REG_2
+        && last(NAT_ADDRESS_MAX, NFT_REG_1)
+        && last(NAT_PROTO_MAX, NFT_REG_2)
+        && (flags == PORT_SPECIFIED || flags == PORT_SPECIFIED | ADDRESS_SPECIFIED);
+    is_ours.then_some(Expression::Dnat {
+        family: fields.number(NAT_FAMILY)?,
+    })
 }
 
 fn read_mask(fields: &Fields<'_>) -> Option<Expression> {
@@ -150,6 +225,9 @@ fn read_immediate(fields: &Fields<'_>) -> Option<Expression> {
             })
         }
         NFT_REG_1 => Some(Expression::Load(data.get(NFTA_DATA_VALUE)?.value.to_vec())),
+        NFT_REG_2 => Some(Expression::LoadSecond(
+            data.get(NFTA_DATA_VALUE)?.value.to_vec(),
+        )),
         _ => None,
     }
 }

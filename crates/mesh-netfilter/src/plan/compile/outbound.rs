@@ -1,21 +1,23 @@
 //! Connections and queries on their way out.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
-use super::part::{loopback, loopback_network, rule, senders, within};
-use super::{DNS_PORT, Pass, Purpose};
-use crate::plan::{Action, Match, Rule, Transport, Why};
+use super::dns::Sender;
+use super::inbound::marked;
+use super::part::{loopback, loopback_network, named, ports, rule, senders};
+use super::{DNS_PORT, Pass, Purpose, Target};
+use crate::plan::local::DELIVERY_V6;
+use crate::plan::{Action, List, Match, Rule, Transport, Why};
 use crate::{
-    DestinationSelect, Destinations, Dns, DnsServers, DnsTcp, IdentitySelect, Inbound, Loopback,
-    NetworkSet, Networks, Outbound, PortSelect, PortSet,
+    DestinationSelect, Destinations, Family, IdentitySelect, Inbound, Loopback, NetworkSet,
+    Networks, Outbound, PortSelect, PortSet,
 };
 
 /// The source addresses with which the proxy hands inbound connections to the application: by
 /// them, and by nothing else, they differ from the proxy's calls to its own workload.
 const DELIVERY_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
-const DELIVERY_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 
 /// The rules of one direction: those of the base chain, and those of the chain that it leads to.
 pub(super) struct Rules {
@@ -28,16 +30,17 @@ impl Pass<'_> {
     pub(super) fn outbound_rules(&self) -> Rules {
         let policy = self.policy;
         let mut rules = self.preface(Match::OutInterface);
-        if let IdentitySelect::Except(identities) = policy.identities() {
-            // meta skuid { 0 } return
-            rules.extend(
-                senders(identities)
-                    .map(|sender| rule([sender], Action::Return, Why::ExcludedIdentity)),
-            );
+        let tproxy = policy.inbound().and_then(Inbound::tproxy);
+        if let Some(tproxy) = tproxy {
+            rules.extend(marked(tproxy));
         }
+        self.excluded_senders(&mut rules);
         if let Some(inbound) = policy.inbound() {
             self.delivery(&mut rules);
-            self.self_call(inbound, &mut rules);
+            // With TPROXY, self-calls are marked before and handed over on arrival.
+            if tproxy.is_none() || self.purpose == Purpose::Guard {
+                self.self_call(inbound, Target::Port(inbound.to), &mut rules);
+            }
         }
         if policy.outbound().is_none() && policy.dns().is_none() {
             return Rules {
@@ -52,7 +55,7 @@ impl Pass<'_> {
         );
         let mut application = Vec::new();
         if let Some(dns) = policy.dns() {
-            self.dns(dns, &mut application);
+            self.dns(dns, Sender::Process, &mut application);
         }
         if let Some(outbound) = policy.outbound() {
             self.loopback(outbound, &mut application);
@@ -81,15 +84,42 @@ impl Pass<'_> {
         }
     }
 
+    /// Senders that are not captured, whatever they send or to certain ports.
+    pub(super) fn excluded_senders(&self, rules: &mut Vec<Rule>) {
+        if let IdentitySelect::Except(identities) = self.policy.identities() {
+            // meta skuid { 0 } return
+            rules.extend(
+                senders(identities)
+                    .map(|sender| rule([sender], Action::Return, Why::ExcludedIdentity)),
+            );
+        }
+        for (index, exclusion) in self.policy.per_identity().iter().enumerate() {
+            // meta l4proto tcp tcp dport 9092 meta skuid 1000 return
+            let name = format!("identity_{index}_ports");
+            rules.extend(senders(&exclusion.identities).map(|sender| {
+                let transport = Match::Transport(exclusion.transport);
+                let ports = Match::DestinationPort(ports(&name, &exclusion.ports));
+                rule(
+                    [transport, ports, sender],
+                    Action::Return,
+                    Why::ExcludedIdentityPort,
+                )
+            }));
+        }
+    }
+
     /// oifname "lo" ip saddr 127.0.0.6 return
-    fn delivery(&self, rules: &mut Vec<Rule>) {
+    pub(super) fn delivery(&self, rules: &mut Vec<Rule>) {
         let sources: NetworkSet = [IpAddr::from(DELIVERY_V4), IpAddr::from(DELIVERY_V6)]
             .into_iter()
             .map(IpNet::from)
             .collect();
         for sources in self.networks(&sources) {
             rules.push(rule(
-                [Match::OutInterface(loopback()), Match::Source(sources)],
+                [
+                    Match::OutInterface(loopback()),
+                    Match::Source(sources.into()),
+                ],
                 Action::Return,
                 Why::Delivery,
             ));
@@ -102,65 +132,36 @@ impl Pass<'_> {
     /// The application called its own service through the proxy. The proxy's second hop must pass
     /// the inbound listener, where the workload's own policy is, so it is judged as a call from
     /// outside: by the ports that inbound captures. DNS of the proxy is its own matter.
-    fn self_call(&self, inbound: &Inbound, rules: &mut Vec<Rule>) {
+    pub(super) fn self_call(&self, inbound: &Inbound, to: Target, rules: &mut Vec<Rule>) {
         let mut own: PortSet = inbound.tunnel.into_iter().collect();
         if self.policy.dns().is_some() {
             own = own.union(&PortSet::from([DNS_PORT]));
         }
-        let ports = match &inbound.ports {
-            PortSelect::All => Match::DestinationPortNot(own),
-            PortSelect::AllExcept(ports) => Match::DestinationPortNot(ports.union(&own)),
-            PortSelect::Only(ports) => Match::DestinationPort(ports.without(&own)),
+        let not = |excluded: &PortSet| {
+            Match::DestinationPortNot(ports("self_call_excluded_ports", excluded))
         };
-        let ports = match ports {
-            Match::DestinationPort(ports) if ports.is_empty() => return,
-            Match::DestinationPortNot(ports) if ports.is_empty() => None,
-            ports => Some(ports),
+        let selected = match &inbound.ports {
+            PortSelect::All if own.is_empty() => None,
+            PortSelect::All => Some(Match::DestinationPortNot(own.into())),
+            PortSelect::AllExcept(excluded) => Some(not(&excluded.union(&own))),
+            PortSelect::Only(only) => {
+                let only = only.without(&own);
+                if only.is_empty() {
+                    return;
+                }
+                Some(Match::DestinationPort(ports("self_call_ports", &only)))
+            }
         };
         for sender in senders(self.policy.proxy()) {
             for family in self.families {
                 let mut matches = vec![
                     Match::OutInterface(loopback()),
-                    Match::DestinationNot(loopback_network(*family)),
-                    Match::Transport(Transport::Tcp),
-                    Match::FirstPacket,
+                    Match::DestinationNot(loopback_network(*family).into()),
                 ];
-                matches.extend(ports.clone());
+                matches.extend(self.judged());
+                matches.extend(selected.clone());
                 matches.push(sender.clone());
-                rules.push(self.capture(matches, inbound.to, Why::SelfCall));
-            }
-        }
-    }
-
-    /// meta l4proto udp udp dport 53 redirect to :15053
-    ///
-    /// Before loopback is let alone: the resolver may live there.
-    fn dns(&self, dns: &Dns, rules: &mut Vec<Rule>) {
-        let port = Match::DestinationPort(PortSet::from([DNS_PORT]));
-        let udp = vec![Match::Transport(Transport::Udp), port.clone()];
-        let tcp = vec![
-            Match::Transport(Transport::Tcp),
-            Match::FirstPacket,
-            port.clone(),
-        ];
-        let transports = match dns.tcp {
-            DnsTcp::Capture => vec![udp, tcp],
-            DnsTcp::Ordinary => vec![udp],
-        };
-        let servers: Vec<Option<Networks>> = match &dns.servers {
-            DnsServers::All => vec![None],
-            DnsServers::List(servers) => {
-                let servers: NetworkSet = servers.iter().copied().map(IpNet::from).collect();
-                self.networks(&servers).map(Some).collect()
-            }
-        };
-        for servers in servers {
-            for transport in &transports {
-                let servers = servers
-                    .clone()
-                    .map(|servers| within(servers, Match::Destination));
-                let matches = servers.into_iter().chain(transport.clone()).collect();
-                rules.push(self.capture(matches, dns.to, Why::Dns));
+                self.capture(matches, to, Why::SelfCall, rules);
             }
         }
     }
@@ -179,7 +180,11 @@ impl Pass<'_> {
             let rest = match captured.of(*family) {
                 None => Match::Family(*family),
                 Some(networks) if networks.is_everything() => continue,
-                Some(networks) => Match::DestinationNot(networks),
+                Some(networks) => match few_others(captured, *family) {
+                    // oifname "lo" ip daddr 127.0.0.1 return
+                    Some(others) => Match::Destination(List::fixed(others)),
+                    None => named("loopback", networks, Match::DestinationNot),
+                },
             };
             rules.push(rule(
                 [Match::OutInterface(loopback()), rest],
@@ -189,53 +194,75 @@ impl Pass<'_> {
         }
     }
 
-    fn destinations(&self, outbound: &Outbound, rules: &mut Vec<Rule>) {
-        let syn = || vec![Match::Transport(Transport::Tcp), Match::FirstPacket];
+    pub(super) fn destinations(&self, outbound: &Outbound, rules: &mut Vec<Rule>) {
+        let to = Target::Port(outbound.to);
         match &outbound.destinations {
             DestinationSelect::All => {}
             // tcp dport { 22 } return; ip daddr { 10.0.0.0/8 } return
             DestinationSelect::AllExcept(destinations) => {
-                for matches in self.each_destination(destinations) {
+                for matches in self.each_destination("excluded", destinations) {
                     rules.push(rule(matches, Action::Return, Why::ExcludedDestination));
                 }
             }
             DestinationSelect::Only(destinations) => {
-                for matches in self.each_destination(destinations) {
+                for matches in self.each_destination("included", destinations) {
                     // The protocol is asked once, in front.
                     let rest = matches
                         .into_iter()
                         .filter(|part| *part != Match::Transport(Transport::Tcp));
-                    let matches = syn().into_iter().chain(rest).collect();
-                    rules.push(self.capture(matches, outbound.to, Why::Outbound));
+                    let matches = self.judged().into_iter().chain(rest).collect();
+                    self.capture(matches, to, Why::Outbound, rules);
                 }
                 return;
             }
         }
         // tcp flags & (fin|syn|rst|ack) == syn redirect to :15001
-        rules.push(self.capture(syn(), outbound.to, Why::Outbound));
+        self.capture(self.judged(), to, Why::Outbound, rules);
     }
 
     /// One list of matches for each list of destinations and family.
-    fn each_destination(&self, destinations: &Destinations) -> Vec<Vec<Match>> {
+    fn each_destination(&self, name: &str, destinations: &Destinations) -> Vec<Vec<Match>> {
         let mut all = Vec::new();
         if !destinations.ports.is_empty() {
+            let name = format!("{name}_ports");
             all.push(vec![
                 Match::Transport(Transport::Tcp),
-                Match::DestinationPort(destinations.ports.clone()),
+                Match::DestinationPort(ports(&name, &destinations.ports)),
             ]);
         }
         for networks in self.networks(&destinations.networks) {
-            all.push(vec![within(networks, Match::Destination)]);
+            all.push(vec![named(name, networks, Match::Destination)]);
         }
-        for pair in &destinations.network_ports {
+        for (index, pair) in destinations.network_ports.iter().enumerate() {
+            let name = format!("{name}_{index}");
             for networks in self.networks(&pair.networks) {
                 all.push(vec![
-                    within(networks, Match::Destination),
+                    named(&name, networks, Match::Destination),
                     Match::Transport(Transport::Tcp),
-                    Match::DestinationPort(pair.ports.clone()),
+                    Match::DestinationPort(ports(&format!("{name}_ports"), &pair.ports)),
                 ]);
             }
         }
         all
     }
+}
+
+/// The networks of a family that are not in `networks`, if they are few and those are many: "all
+/// but 127.0.0.1" is thirty-two networks, and a match of one address is a better rule.
+fn few_others(networks: &NetworkSet, family: Family) -> Option<Networks> {
+    const FEW: usize = 4;
+    // What is cut out of everything piece by piece must not be long either.
+    const MANY: std::ops::RangeInclusive<usize> = 5..=256;
+    let of_family = |set: &NetworkSet| {
+        set.iter()
+            .filter(|network| Family::of(network.addr()) == family)
+            .count()
+    };
+    if !MANY.contains(&of_family(networks)) {
+        return None;
+    }
+    let others = NetworkSet::everything([family]).without(networks);
+    (of_family(&others) <= FEW)
+        .then(|| others.of(family))
+        .flatten()
 }

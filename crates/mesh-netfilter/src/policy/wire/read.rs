@@ -5,12 +5,13 @@ use std::str::FromStr;
 use ipnet::IpNet;
 
 use super::{
-    Scalar, Select, WireDestinations, WireDns, WireIdentities, WireInbound, WireLoopback,
-    WireOutbound, WireServers,
+    Scalar, Select, WireDestinations, WireDns, WireIdentities, WireIdentityPorts, WireInbound,
+    WireLoopback, WireMode, WireOutbound, WireServers, WireVirtualInterface,
 };
 use crate::{
-    DestinationSelect, Destinations, Dns, DnsServers, DnsTcp, Identities, Inbound, Loopback, Mark,
-    NetworkPorts, Outbound, Port, PortRange, PortSelect, PortSet, Problem, Problems, parse_network,
+    DestinationSelect, Destinations, Dns, DnsServers, DnsTarget, DnsTcp, DnsZones, IdRange,
+    Identities, IdentityPorts, Inbound, InboundMode, Loopback, Mark, NetworkPorts, Outbound, Port,
+    PortRange, PortSelect, PortSet, Problem, Problems, VirtualInterface, parse_network,
 };
 
 /// Reads scalars and remembers what was wrong, and where.
@@ -78,14 +79,8 @@ impl Reader {
     }
 
     pub(super) fn identities(&mut self, path: &str, wire: &WireIdentities) -> Identities {
-        let id = |text: &str| {
-            Some(text)
-                .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
-                .and_then(|text| text.parse::<u32>().ok())
-                .ok_or_else(|| Problem::new("", text, "a numeric id between 0 and 4294967294"))
-        };
-        let users = self.each(&format!("{path}.uids"), &wire.uids, id);
-        let groups = self.each(&format!("{path}.gids"), &wire.gids, id);
+        let users = self.many::<IdRange>(&format!("{path}.uids"), &wire.uids);
+        let groups = self.many::<IdRange>(&format!("{path}.gids"), &wire.gids);
         let mut marks = Vec::with_capacity(wire.marks.len());
         for (index, mark) in wire.marks.iter().enumerate() {
             let read = Mark::new(mark.value, mark.mask);
@@ -98,6 +93,10 @@ impl Reader {
         let path = "inbound.capture";
         Inbound {
             to: self.port(&format!("{path}.to"), &wire.to),
+            mode: match wire.mode {
+                WireMode::Redirect => InboundMode::Redirect,
+                WireMode::Tproxy(tproxy) => InboundMode::Tproxy(tproxy),
+            },
             ports: match &wire.ports {
                 Select::All => PortSelect::All,
                 Select::AllExcept(ports) => {
@@ -173,9 +172,12 @@ impl Reader {
             address.ok_or_else(|| Problem::new("", text, "an IP address"))
         };
         Dns {
-            to: self.port("dns.capture.to", &wire.to),
+            to: self
+                .note("dns.capture.to", dns_target(&wire.to.0))
+                .unwrap_or(DnsTarget::Port(Port::of::<1>())),
             servers: match &wire.servers {
                 WireServers::All => DnsServers::All,
+                WireServers::ResolvConf => DnsServers::ResolvConf,
                 WireServers::List(servers) => DnsServers::List(
                     self.each("dns.capture.servers.list", servers, address)
                         .into_iter()
@@ -187,6 +189,52 @@ impl Reader {
             } else {
                 DnsTcp::Ordinary
             },
+            zones: if wire.zones {
+                DnsZones::Split
+            } else {
+                DnsZones::Shared
+            },
         }
     }
+
+    pub(super) fn virtual_interfaces(
+        &mut self,
+        wire: &[WireVirtualInterface],
+    ) -> Vec<VirtualInterface> {
+        let mut interfaces = Vec::with_capacity(wire.len());
+        for (index, wire) in wire.iter().enumerate() {
+            let path = format!("virtual_interfaces[{index}]");
+            let name = self.one(&format!("{path}.name"), &wire.name);
+            let direct = self.networks(&format!("{path}.direct"), &wire.direct);
+            interfaces.extend(name.map(|name| VirtualInterface {
+                name,
+                direct: direct.into_iter().collect(),
+            }));
+        }
+        interfaces
+    }
+
+    pub(super) fn per_identity(&mut self, wire: &[WireIdentityPorts]) -> Vec<IdentityPorts> {
+        wire.iter()
+            .enumerate()
+            .map(|(index, wire)| {
+                let path = format!("per_identity[{index}]");
+                IdentityPorts {
+                    identities: self.identities(&format!("{path}.identities"), &wire.identities),
+                    transport: wire.transport,
+                    ports: self.ports(&format!("{path}.ports"), &wire.ports),
+                }
+            })
+            .collect()
+    }
+}
+
+fn dns_target(text: &str) -> Result<DnsTarget, Problem> {
+    let port = || text.parse::<Port>().ok().map(DnsTarget::Port);
+    let address = || text.parse().ok().map(DnsTarget::Forward);
+    port().or_else(address).ok_or_else(|| {
+        let expected =
+            "a port between 1 and 65535, or an address and port such as `127.0.0.1:8600`";
+        Problem::new("", text, expected)
+    })
 }

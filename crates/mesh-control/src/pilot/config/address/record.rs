@@ -192,7 +192,7 @@ mod tests {
         let first = add(&mut data, &hosts(&["a"])).addresses[&a].v4;
         sweep(&mut data, &BTreeSet::new(), at(0));
         // One whose place is the same, were it free: it is taken before any other of its bucket.
-        let rival = (0..)
+        let rival = (0..1_000_000)
             .map(|n| host(&format!("r{n}")))
             .find(|rival| {
                 let alone = allocate(&BTreeMap::new(), [rival]);

@@ -29,29 +29,6 @@ const RETRY_ON: &[&str] = &[
     "unavailable",
 ];
 
-/// The names of gRPC's status codes, in their order from 0.
-///
-/// Source: <https://grpc.io/docs/guides/status-codes/>.
-pub(in crate::istio) const GRPC_STATUSES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
-
 pub(super) fn validate(route: &HttpRoute, path: &str, report: &mut Report) {
     let HttpRoute {
         redirect,
@@ -343,7 +320,7 @@ fn validate_abort(abort: &Abort, path: &str, report: &mut Report) {
             let expected = "a status from 200 to 599";
             report.wrong(format!("{path}.httpStatus"), &status.to_string(), expected);
         }
-        (None, Some(status)) if !GRPC_STATUSES.contains(&status.as_str()) => {
+        (None, Some(status)) if abort.grpc_code().is_none() => {
             let expected = "the name of a gRPC status, such as `UNAVAILABLE`";
             report.wrong(format!("{path}.grpcStatus"), status, expected);
         }

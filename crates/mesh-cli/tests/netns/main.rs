@@ -1,0 +1,8 @@
+//! Ring `netns`: the binary as a user calls it, where it needs root and network namespaces.
+//!
+//! `cargo test -p mesh-cli --test netns`.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod ground;
+mod redirect;
