@@ -116,9 +116,11 @@ fn a_killed_applier_leaves_old_rules_or_new_ones() {
             for (index, step) in found.iter().enumerate() {
                 let is_whole = *step == old[index] || *step == new[index];
                 assert!(is_whole, "kill {kill} after {life} µs:\n{step}");
+                // Of several steps it may be that no kill finds all of them old.
+                let differ = old[index] != new[index];
+                saw_old |= differ && *step == old[index];
+                saw_new |= differ && *step == new[index];
             }
-            saw_old |= found == old;
-            saw_new |= found == new;
             for server in [PEER_V4.into(), std::net::IpAddr::from(PEER_V6)] {
                 let attempt = Attempt::tcp(From::App(APP), (server, 8080));
                 let reached = attempt.make(&world);

@@ -60,6 +60,13 @@ fn the_first_connection_of_an_enrolled_application_arrives_at_its_sidecar() {
         let verdict = fs::read_to_string(files.verdict()).unwrap();
         assert!(verdict.contains("redirect to :15001"), "{verdict}");
 
+        // With the rules came the source address of inbound calls; of IPv4 all of 127.0.0.0/8 is there.
+        let addresses = host::inside(&enrolled.group, || {
+            fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap()
+        });
+        let source = "00000000000000000000000000000006 01 80";
+        assert!(addresses.contains(source), "{addresses}");
+
         // Again: nothing is started anew, the token is fresh.
         let token = JoinToken::new("token-2");
         let again = enrol(&engine, &injected, &token, SOON).await.unwrap();
