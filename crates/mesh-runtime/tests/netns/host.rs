@@ -383,28 +383,6 @@ pub(crate) fn ip(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What a script would do to make a group.
-pub(crate) fn group_by_ip(number: u32) {
-    let namespace = format!("mesh-runtime-{}-{number}", std::process::id());
-    let (near, far) = (format!("t{number}"), format!("p{number}"));
-    let v4 = format!("10.213.250.{number}/16");
-    let v6 = format!("fd6d:6573:68d5::fa{number}/64");
-    ip(&["netns", "add", &namespace]);
-    ip(&["link", "add", &near, "type", "veth", "peer", "name", &far]);
-    ip(&["link", "set", &far, "netns", &namespace, "name", "eth0"]);
-    ip(&["link", "set", &near, "master", "mesh0", "up"]);
-    let inside = |arguments: &[&str]| ip(&[&["-n", &namespace], arguments].concat());
-    inside(&["link", "set", "lo", "up"]);
-    inside(&["link", "set", "eth0", "up"]);
-    inside(&["address", "add", &v4, "dev", "eth0"]);
-    inside(&["address", "add", &v6, "dev", "eth0", "nodad"]);
-    inside(&["address", "add", "::6/128", "dev", "lo"]);
-    inside(&["route", "add", "default", "via", "10.213.0.1"]);
-    inside(&["-6", "route", "add", "default", "via", "fd6d:6573:68d5::1"]);
-    ip(&["link", "del", &near]);
-    ip(&["netns", "del", &namespace]);
-}
-
 /// Asks until there is an answer.
 pub(crate) async fn eventually<T>(ask: impl AsyncFn() -> Option<T>) -> T {
     let give_up = Instant::now() + Duration::from_secs(10);
