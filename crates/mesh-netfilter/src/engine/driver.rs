@@ -75,6 +75,10 @@ impl Driver {
     }
 
     /// The plan as this backend will hold it.
+    #[cfg_attr(
+        not(feature = "iptables"),
+        expect(clippy::unnecessary_wraps, reason = "iptables cannot hold every plan")
+    )]
     pub(super) fn planned(&self, plan: &Plan) -> Result<Listing, EngineError> {
         match self {
             Self::Netlink => Ok(bytecode::program(plan).into()),
