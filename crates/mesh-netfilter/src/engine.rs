@@ -246,10 +246,12 @@ impl Engine {
             let socket = Socket::open()?;
             let local = local::entries(plan);
             // Before the rules that lead there, and those of a plan of before after its rules.
-            local::add(&local)?;
+            let is_more = local::add(&local)?;
             let applied = self.driver.commit(&socket, plan)?;
             unconfirmed::forget_prior(&socket, plan.instance())?;
-            self.release_local(&socket, plan.instance(), &local)?;
+            if is_more {
+                self.release_local(&socket, plan.instance(), &local)?;
+            }
             if applied != Applied::Unchanged {
                 conntrack::forget_dns(&socket, Keep::of(plan.dns_target()))?;
             }

@@ -2,7 +2,7 @@
 
 #[cfg(feature = "iptables")]
 use super::iptables::Iptables;
-use super::read::{Found, generation, instances, legacy_hazards, read};
+use super::read::{Found, existing, generation, instances, legacy_hazards, read};
 use super::socket::Socket;
 use super::{ATTEMPTS, Applied, EngineError, Removed};
 use crate::bytecode;
@@ -161,6 +161,14 @@ fn rehearsed() -> Result<Plan, EngineError> {
 }
 
 fn commit(socket: &Socket, plan: &Plan) -> Result<Applied, EngineError> {
+    let instance = plan.instance();
+    let names = [instance.table(), instance.guard_table()];
+    // The first time there is nothing to read and to compare.
+    if existing(socket, &names)?.is_empty()
+        && let Some(applied) = create(socket, plan)?
+    {
+        return Ok(applied);
+    }
     let program = bytecode::program(plan);
     let planned = program.clone().into();
     for _ in 0..ATTEMPTS {
@@ -182,11 +190,18 @@ fn commit(socket: &Socket, plan: &Plan) -> Result<Applied, EngineError> {
             socket.commit(&replacement(plan))?;
             return Ok(Applied::Replaced);
         }
-        // Without the deletion the kernel need not wait. Somebody who was faster is noticed.
-        match socket.commit(&creation(plan)) {
-            Err(error) if error.is_exists() => {}
-            result => return result.map(|()| Applied::Created),
+        if let Some(applied) = create(socket, plan)? {
+            return Ok(applied);
         }
     }
     Err(EngineError::Busy)
+}
+
+/// Puts the plan where nothing is; none if somebody was faster. Without a deletion the kernel need
+/// not wait.
+fn create(socket: &Socket, plan: &Plan) -> Result<Option<Applied>, EngineError> {
+    match socket.commit(&creation(plan)) {
+        Err(error) if error.is_exists() => Ok(None),
+        result => result.map(|()| Some(Applied::Created)),
+    }
 }

@@ -40,9 +40,11 @@ pub(super) fn of(local: &LocalState) -> Vec<Entry> {
 
 /// Adds what is not there yet. Of IPv6 nothing is added where the namespace has none: then there
 /// is nothing that could go astray either, and verifying asks again.
-pub(super) fn add(wanted: &[Entry]) -> Result<(), EngineError> {
+///
+/// Gives whether there may be something of ours that is not `wanted`.
+pub(super) fn add(wanted: &[Entry]) -> Result<bool, EngineError> {
     if wanted.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
     let socket = open()?;
     let has_v6 = has_v6();
@@ -56,7 +58,8 @@ pub(super) fn add(wanted: &[Entry]) -> Result<(), EngineError> {
             })?;
         }
     }
-    Ok(())
+    let is_left = |(entry, is_ours): &(Entry, bool)| *is_ours && !wanted.contains(entry);
+    Ok(found.iter().any(is_left))
 }
 
 /// Removes what is ours and not `wanted`.
