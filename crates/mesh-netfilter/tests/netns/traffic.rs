@@ -112,7 +112,8 @@ pub(crate) fn connected(
     if let Some(source) = source {
         bind(&fd, &source)?;
     }
-    connect(&fd, &to)?;
+    // Asked again, a connection that is under way is waited for.
+    rustix::io::retry_on_intr(|| connect(&fd, &to))?;
     Ok(fd)
 }
 
