@@ -11,6 +11,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, ipproto, recv
 use crate::traffic::{Over, connected};
 use crate::world::{APP_V4, PEER_V4, ROOT, World, compile, for_each_backend};
 
+const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 const RST: u8 = 0x04;
 const SERVICE: u16 = 7000;
@@ -29,12 +30,12 @@ fn raw(world: &World) -> OwnedFd {
     })
 }
 
-/// Sends a segment with an ACK that belongs to no window.
-fn inject(fd: &OwnedFd, from: u16, to: u16) {
+/// Sends a segment with this sequence number and an ACK.
+fn inject(fd: &OwnedFd, from: u16, to: u16, sequence: u32) {
     let mut segment = [0_u8; 20];
     segment[0..2].copy_from_slice(&from.to_be_bytes());
     segment[2..4].copy_from_slice(&to.to_be_bytes());
-    segment[4..8].copy_from_slice(&0x0102_0304_u32.to_be_bytes());
+    segment[4..8].copy_from_slice(&sequence.to_be_bytes());
     segment[8..12].copy_from_slice(&0x0506_0708_u32.to_be_bytes());
     segment[12] = 5 << 4;
     segment[13] = ACK;
@@ -59,6 +60,20 @@ fn checksum(segment: &[u8]) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     !u16::try_from(sum).unwrap()
+}
+
+/// The sequence number that comes next from this port, as the answer to its first packet tells.
+fn next_sequence(fd: &OwnedFd, from: u16) -> u32 {
+    loop {
+        let mut packet = [0_u8; 256];
+        let (length, _) = recv(fd, &mut packet[..], RecvFlags::empty()).unwrap();
+        assert!(length >= 40, "{length}");
+        let segment = &packet[usize::from(packet[0] & 0xf) * 4..];
+        let port = u16::from_be_bytes([segment[2], segment[3]]);
+        if port == from && segment[13] == SYN | ACK {
+            return u32::from_be_bytes(segment[8..12].try_into().unwrap());
+        }
+    }
 }
 
 /// The ports that resets go to, up to the one that answers the marker.
@@ -91,17 +106,19 @@ fn a_segment_outside_the_window_is_answered_unless_it_is_dropped() {
             let proxy = world
                 .app
                 .inside(ROOT, || TcpListener::bind(("0.0.0.0", 15006)).unwrap());
+            let raw = raw(&world);
             let near = world.peer.inside(ROOT, || {
                 let to = SocketAddr::from((APP_V4, SERVICE));
                 TcpStream::from(connected(Over::Tcp, None, to).unwrap())
             });
             let (_far, _) = proxy.accept().unwrap();
             let port = near.local_addr().unwrap().port();
-            let raw = raw(&world);
-            inject(&raw, port, SERVICE);
+            // Far beyond the window; what lies before it, conntrack takes for a late repetition.
+            let beyond = next_sequence(&raw, port).wrapping_add(1 << 30);
+            inject(&raw, port, SERVICE, beyond);
             // Answered after the other, if that is answered at all. A segment of no connection is
             // not invalid where conntrack picks connections up, so this one passes the drop.
-            inject(&raw, MARKER, CLOSED);
+            inject(&raw, MARKER, CLOSED, 1);
             let answered = resets(&raw).contains(&port);
             assert_eq!(answered, is_answered, "{backend}: {drop_invalid:?}");
         }
