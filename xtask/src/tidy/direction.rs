@@ -16,10 +16,17 @@ const TABLE: &[(&str, &[&str])] = &[
     // Adapters.
     ("mesh-identity", &["mesh-model", "mesh-proto"]),
     ("mesh-runtime", &["mesh-model", "mesh-netfilter"]),
+    ("mesh-nomad", &["mesh-model", "mesh-netfilter"]),
     // Programs.
     (
         "mesh-control",
-        &["mesh-identity", "mesh-model", "mesh-proto", "mesh-runtime"],
+        &[
+            "mesh-identity",
+            "mesh-model",
+            "mesh-nomad",
+            "mesh-proto",
+            "mesh-runtime",
+        ],
     ),
     (
         "mesh-agent",
@@ -39,6 +46,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "mesh-identity",
             "mesh-model",
             "mesh-netfilter",
+            "mesh-nomad",
             "mesh-proto",
             "mesh-runtime",
         ],

@@ -1,0 +1,1 @@
+//! Nomad's objects as its HTTP API gives and takes them.
