@@ -89,7 +89,7 @@ pub use self::policy::{
 };
 pub use self::port::{Port, PortRange, PortSet};
 pub use self::problem::{Problem, Problems};
-pub use self::verdict::{RuleState, Verdict};
+pub use self::verdict::{Repaired, RuleState, Verdict};
 
 /// The example of the README is tested with the rest.
 #[cfg(all(doctest, feature = "apply"))]

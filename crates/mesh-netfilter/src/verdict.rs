@@ -14,6 +14,24 @@ pub struct Verdict {
     pub at: u64,
     /// What is wrong, in words; empty if the state is intact.
     pub drifts: Vec<String>,
+    /// What its watcher repaired last, if it ever had to.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "Option::is_none")
+    )]
+    pub repaired: Option<Repaired>,
+}
+
+/// A difference that a watcher took back.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Deserialize, serde::Serialize))]
+pub struct Repaired {
+    /// When, in seconds since the Unix epoch.
+    pub at: u64,
+    /// What was wrong, in words.
+    pub drifts: Vec<String>,
+    /// Who changed rules before, as far as it is known: names of processes with their numbers.
+    pub by: Vec<String>,
 }
 
 /// How the rules in the kernel compare with the plan.
@@ -33,7 +51,7 @@ pub enum RuleState {
 // === impl Verdict ===
 
 impl Verdict {
-    /// The verdict that follows `previous`, made at `now`.
+    /// The verdict that follows `previous`, made at `now`. What was repaired last stays known.
     ///
     /// ```
     /// use mesh_netfilter::{RuleState, Verdict};
@@ -53,7 +71,19 @@ impl Verdict {
             since,
             at: now,
             drifts,
+            repaired: previous.and_then(|previous| previous.repaired.clone()),
         }
+    }
+
+    /// This verdict, once what it tells of was taken back.
+    #[must_use]
+    pub fn and_repaired(mut self, by: Vec<String>) -> Self {
+        self.repaired = Some(Repaired {
+            at: self.at,
+            drifts: self.drifts.clone(),
+            by,
+        });
+        self
     }
 
     /// The verdict when the rules could not be read: nobody can vouch for them.

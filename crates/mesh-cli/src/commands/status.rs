@@ -4,6 +4,7 @@ mod view;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use mesh_runtime::Runtime as _;
 
@@ -48,7 +49,9 @@ pub(crate) async fn run(args: &Args) -> Outcome {
         return Ok(OK.into());
     }
     print_groups(&status);
-    for line in &wrong {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = since.map_or(0, |since| since.as_secs());
+    for line in status.repaired(now).iter().chain(&wrong) {
         println!("{line}");
     }
     Ok(ExitCode::from(if wrong.is_empty() { OK } else { DRIFT }))

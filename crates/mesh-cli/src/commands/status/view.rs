@@ -43,6 +43,19 @@ pub(super) struct RulesView {
     pub(super) state: String,
     /// What differs, in words.
     pub(super) drift: Vec<String>,
+    /// What the watcher repaired last, if it ever had to.
+    pub(super) repaired: Option<RepairView>,
+}
+
+/// A difference that the watcher took back.
+#[derive(Debug, Serialize)]
+pub(super) struct RepairView {
+    /// When, in seconds since 1970 (UTC).
+    pub(super) at: u64,
+    /// What differed, in words.
+    pub(super) drift: Vec<String>,
+    /// Who had changed rules, as far as it is known.
+    pub(super) by: Vec<String>,
 }
 
 /// A unit.
@@ -91,6 +104,25 @@ impl Status {
             }
         }
         wrong
+    }
+
+    /// What was not as it should be and is again, one sentence each.
+    pub(super) fn repaired(&self, now: u64) -> Vec<String> {
+        let of_group = |group: &GroupView| {
+            let repaired = group.rules.as_ref()?.repaired.as_ref()?;
+            let by = if repaired.by.is_empty() {
+                "somebody".to_owned()
+            } else {
+                repaired.by.join(", ")
+            };
+            Some(format!(
+                "{}: redirect rules were repaired {} s ago, after {by} changed them: {}",
+                group.name,
+                now.saturating_sub(repaired.at),
+                repaired.drift.join("; ")
+            ))
+        };
+        self.groups.iter().filter_map(of_group).collect()
     }
 }
 
@@ -145,6 +177,7 @@ fn rules(file: &Path) -> RulesView {
     let unknown = |why: String| RulesView {
         state: "unknown".to_owned(),
         drift: vec![why],
+        repaired: None,
     };
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
@@ -163,6 +196,11 @@ fn rules(file: &Path) -> RulesView {
         _ => RulesView {
             state: words(verdict.state).to_owned(),
             drift: verdict.drifts,
+            repaired: verdict.repaired.map(|repaired| RepairView {
+                at: repaired.at,
+                drift: repaired.drifts,
+                by: repaired.by,
+            }),
         },
     }
 }
