@@ -4,14 +4,17 @@
 //! The expressions are those that `nft` makes of the text that [`crate::nft`] prints, one by one,
 //! so both ways into the kernel end in equal programs.
 
+mod bytes;
 #[cfg(feature = "apply")]
 mod describe;
 mod lower;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+pub(crate) use self::bytes::Bytes;
 #[cfg(feature = "apply")]
 pub(crate) use self::describe::describe;
 use crate::netlink::{Attributes, SetReference, write_expression};
@@ -54,7 +57,7 @@ pub(crate) struct ProgramBase {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct ProgramRule {
     pub(crate) expressions: Vec<Expression>,
-    pub(crate) comment: Option<String>,
+    pub(crate) comment: Option<Cow<'static, str>>,
     /// What the rule has counted; none where rules are planned.
     pub(crate) counter: Option<Counter>,
 }
@@ -86,19 +89,19 @@ pub(crate) enum Expression {
     /// Loads a fact about the socket that waits for the packet.
     Socket(SocketKey),
     /// Clears the bits that are not in the mask.
-    Mask(Vec<u8>),
+    Mask(Bytes),
     /// Goes on if the register compares so.
-    Compare { operator: Operator, value: Vec<u8> },
+    Compare { operator: Operator, value: Bytes },
     /// Goes on if the register is outside these bounds.
-    Outside { from: Vec<u8>, to: Vec<u8> },
+    Outside { from: Bytes, to: Bytes },
     /// Goes on if the register is in the set, or if it is not.
     Lookup { set: Arc<Set>, inverted: bool },
     /// Turns the number in the register from this machine's byte order into the network's.
     NetworkOrder,
     /// Loads a constant.
-    Load(Vec<u8>),
+    Load(Bytes),
     /// Loads a constant into the second register.
-    LoadSecond(Vec<u8>),
+    LoadSecond(Bytes),
     /// Counts the packets that come so far.
     Counter,
     /// Redirects to the port in the register.
@@ -185,7 +188,7 @@ pub(crate) struct Set {
 
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Element {
-    pub(crate) key: Vec<u8>,
+    pub(crate) key: Bytes,
     /// Whether an interval ends before this key.
     pub(crate) is_end: bool,
 }
@@ -219,7 +222,7 @@ pub(crate) fn program(plan: &Plan) -> Program {
                         code: NFT_RETURN,
                         chain: None,
                     }],
-                    comment: Some(about(plan)),
+                    comment: Some(about(plan).into()),
                     counter: None,
                 }],
             },

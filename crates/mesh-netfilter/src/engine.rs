@@ -246,9 +246,17 @@ impl Engine {
             let socket = Socket::open()?;
             let local = local::entries(plan);
             // Before the rules that lead there, and those of a plan of before after its rules.
-            let is_more = local::add(&local)?;
-            let applied = self.driver.commit(&socket, plan)?;
-            unconfirmed::forget_prior(&socket, plan.instance())?;
+            let is_first = self.driver.is_first(&socket, plan.instance())?;
+            let is_more = if is_first {
+                local::add_first(&local)?;
+                false
+            } else {
+                local::add(&local)?
+            };
+            let applied = self.driver.commit(&socket, plan, is_first)?;
+            if !is_first {
+                unconfirmed::forget_prior(&socket, plan.instance())?;
+            }
             if is_more {
                 self.release_local(&socket, plan.instance(), &local)?;
             }

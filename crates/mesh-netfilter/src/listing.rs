@@ -1,6 +1,7 @@
 //! Listing: the rules of an instance, table by table, in the form that is the same for all
 //! backends. What was planned and what was read are both listings, and drift is their difference.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -131,7 +132,7 @@ impl From<ProgramChain> for ListedChain {
     fn from(chain: ProgramChain) -> Self {
         let rules = chain.rules.into_iter().map(|rule| ListedRule {
             code: Code::Program(rule.expressions),
-            comment: rule.comment,
+            comment: rule.comment.map(Cow::into_owned),
             counter: rule.counter,
         });
         Self {
@@ -153,7 +154,7 @@ impl Code {
                 let mut pairs = expressions.iter().zip(expressions.iter().skip(1));
                 pairs.find_map(|pair| match pair {
                     (Expression::Load(port), Expression::Redirect) => {
-                        let bytes = port.as_slice().try_into().ok()?;
+                        let bytes = (**port).try_into().ok()?;
                         Port::new(u16::from_be_bytes(bytes))
                     }
                     _ => None,

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{Ct, Element, Expression, Header, Meta, Operator, Set, SocketKey};
+use super::{Bytes, Ct, Element, Expression, Header, Meta, Operator, Set, SocketKey};
 
 /// How bytes in the register are to be read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -29,9 +29,9 @@ enum Form {
 struct Register {
     words: String,
     form: Form,
-    constant: Option<Vec<u8>>,
+    constant: Option<Bytes>,
     /// What the second register holds.
-    second: Option<Vec<u8>>,
+    second: Option<Bytes>,
 }
 
 /// Names of bits, lowest first.
@@ -240,7 +240,7 @@ fn elements(form: Form, set: &Set) -> String {
 
 /// An interval ends before the key of its end.
 fn interval(form: Form, first: &Element, end: &Element) -> String {
-    let mut last = end.key.clone();
+    let mut last = end.key.to_vec();
     for byte in last.iter_mut().rev() {
         let (less, borrows) = byte.overflowing_sub(1);
         *byte = less;
@@ -248,7 +248,7 @@ fn interval(form: Form, first: &Element, end: &Element) -> String {
             break;
         }
     }
-    if last == first.key {
+    if *last == *first.key {
         value(form, &last)
     } else {
         format!("{}-{}", value(form, &first.key), value(form, &last))
@@ -430,7 +430,7 @@ mod tests {
             },
             Expression::Compare {
                 operator: Operator::NotEqual,
-                value: vec![1, 2, 3],
+                value: [1, 2, 3].into(),
             },
             Expression::Other {
                 name: "quota".to_owned(),

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::{
-    Ct, Element, Expression, Header, Meta, NF_ACCEPT, NF_DROP, NFT_GOTO, NFT_RETURN, Operator,
-    Program, ProgramBase, ProgramChain, ProgramRule, ProgramTable, Set, SocketKey,
+    Bytes, Ct, Element, Expression, Header, Meta, NF_ACCEPT, NF_DROP, NFT_GOTO, NFT_RETURN,
+    Operator, Program, ProgramBase, ProgramChain, ProgramRule, ProgramTable, Set, SocketKey,
 };
 use crate::plan::{Action, Chain, List, Match, Rule, Table, Transport, Values};
 use crate::{Family, IdSet, InterfaceName, Mark, Networks, PortSet};
@@ -29,6 +29,8 @@ const INTERFACE_NAME: KeyType = KeyType(41, 16);
 
 pub(super) const HOST_ORDER_KEYS: [u32; 3] = [USER_ID.0, GROUP_ID.0, INTERFACE_NAME.0];
 
+/// Most rules have no more expressions.
+const USUAL: usize = 12;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// FIN, SYN, RST and ACK in the flags byte of TCP (RFC 9293 3.1), and SYN alone.
@@ -101,7 +103,7 @@ fn lower_chain(chain: &Chain, sets: &Sets<'_>) -> ProgramChain {
 }
 
 fn lower_rule(rule: &Rule, sets: &Sets<'_>) -> ProgramRule {
-    let mut expressions = Vec::new();
+    let mut expressions = Vec::with_capacity(USUAL);
     for part in &rule.matches {
         lower_match(part, sets, &mut expressions);
     }
@@ -109,7 +111,7 @@ fn lower_rule(rule: &Rule, sets: &Sets<'_>) -> ProgramRule {
     lower_action(&rule.action, &mut expressions);
     ProgramRule {
         expressions,
-        comment: Some(rule.why.as_str().to_owned()),
+        comment: Some(rule.why.as_str().into()),
         counter: None,
     }
 }
@@ -163,14 +165,14 @@ fn lower_flags(operator: Operator, to: &mut Vec<Expression>) {
         offset: 13,
         length: 1,
     });
-    to.push(Expression::Mask(vec![TCP_CONTROL_FLAGS]));
+    to.push(Expression::Mask([TCP_CONTROL_FLAGS].into()));
     to.push(compare(operator, &[TCP_SYN]));
 }
 
 fn lower_mark(load: Expression, mark: Mark, inverted: bool, to: &mut Vec<Expression>) {
     to.push(load);
     if mark.mask() != u32::MAX {
-        to.push(Expression::Mask(mark.mask().to_ne_bytes().to_vec()));
+        to.push(Expression::Mask(mark.mask().to_ne_bytes().into()));
     }
     let operator = Operator::equal_unless(inverted);
     to.push(compare(operator, &mark.value().to_ne_bytes()));
@@ -178,14 +180,14 @@ fn lower_mark(load: Expression, mark: Mark, inverted: bool, to: &mut Vec<Express
 
 fn lower_bit(key: Ct, bit: u32, to: &mut Vec<Expression>) {
     to.push(Expression::Ct(key));
-    to.push(Expression::Mask(bit.to_ne_bytes().to_vec()));
+    to.push(Expression::Mask(bit.to_ne_bytes().into()));
     to.push(compare(Operator::NotEqual, &[0; 4]));
 }
 
 fn lower_action(action: &Action, to: &mut Vec<Expression>) {
     let mark = |mark: u32| {
         [
-            Expression::Load(mark.to_ne_bytes().to_vec()),
+            Expression::Load(mark.to_ne_bytes().into()),
             Expression::SetMark,
         ]
     };
@@ -195,24 +197,22 @@ fn lower_action(action: &Action, to: &mut Vec<Expression>) {
         Action::Drop => to.push(verdict(NF_DROP.cast_signed(), None)),
         Action::Goto(chain) => to.push(verdict(NFT_GOTO, Some(chain))),
         Action::Redirect(port) => {
-            to.push(Expression::Load(port.get().to_be_bytes().to_vec()));
+            to.push(Expression::Load(port.get().to_be_bytes().into()));
             to.push(Expression::Redirect);
         }
         Action::Dnat(address) => {
             let (bytes, family) = match address {
-                SocketAddr::V4(address) => (address.ip().octets().to_vec(), NFPROTO_IPV4),
-                SocketAddr::V6(address) => (address.ip().octets().to_vec(), NFPROTO_IPV6),
+                SocketAddr::V4(address) => (Bytes::from(address.ip().octets()), NFPROTO_IPV4),
+                SocketAddr::V6(address) => (address.ip().octets().into(), NFPROTO_IPV6),
             };
             to.push(Expression::Load(bytes));
-            to.push(Expression::LoadSecond(
-                address.port().to_be_bytes().to_vec(),
-            ));
+            to.push(Expression::LoadSecond(address.port().to_be_bytes().into()));
             to.push(Expression::Dnat {
                 family: u32::from(family),
             });
         }
         Action::Tproxy { to: port, mark: m } => {
-            to.push(Expression::Load(port.get().to_be_bytes().to_vec()));
+            to.push(Expression::Load(port.get().to_be_bytes().into()));
             to.push(Expression::Tproxy);
             to.extend(mark(*m));
             to.push(accept());
@@ -220,7 +220,7 @@ fn lower_action(action: &Action, to: &mut Vec<Expression>) {
         Action::Reset => to.push(reject(REJECT_TCP_RST)),
         Action::Unreachable => to.push(reject(REJECT_PORT_UNREACHABLE)),
         Action::Zone(zone) => {
-            to.push(Expression::Load(zone.to_ne_bytes().to_vec()));
+            to.push(Expression::Load(zone.to_ne_bytes().into()));
             to.push(Expression::OriginalZone);
         }
         Action::SetMark(m) => to.extend(mark(*m)),
@@ -318,8 +318,8 @@ fn lower_ports(ports: &List<PortSet>, inverted: bool, sets: &Sets<'_>, to: &mut 
             ));
         }
         [(first, last)] if inverted => to.push(Expression::Outside {
-            from: first.to_be_bytes().to_vec(),
-            to: last.to_be_bytes().to_vec(),
+            from: first.to_be_bytes().into(),
+            to: last.to_be_bytes().into(),
         }),
         [(first, last)] => {
             to.push(compare(Operator::AtLeast, &first.to_be_bytes()));
@@ -415,7 +415,7 @@ fn lower_network(
             offset,
             if address.len() == 4 { 4 } else { 16 },
         ));
-        to.push(Expression::Mask(mask.to_vec()));
+        to.push(Expression::Mask(mask.into()));
         to.push(compare(operator, address));
     }
 }
@@ -460,7 +460,7 @@ fn plain_set<K: AsRef<[u8]>>(
     let mut elements: Vec<Element> = keys
         .into_iter()
         .map(|key| Element {
-            key: key.as_ref().to_vec(),
+            key: key.as_ref().into(),
             is_end: false,
         })
         .collect();
@@ -495,10 +495,8 @@ fn interval_set(
     }
     let key = |number: u128| {
         let bytes = number.to_be_bytes();
-        bytes
-            .get(16 - *key_length as usize..)
-            .unwrap_or_default()
-            .to_vec()
+        let bytes = bytes.get(16 - *key_length as usize..);
+        Bytes::from(bytes.unwrap_or_default())
     };
     let mut elements = Vec::with_capacity(2 * merged.len());
     for (first, last) in merged {
@@ -545,7 +543,7 @@ fn equal(value: &[u8]) -> Expression {
 fn compare(operator: Operator, value: &[u8]) -> Expression {
     Expression::Compare {
         operator,
-        value: value.to_vec(),
+        value: value.into(),
     }
 }
 

@@ -118,7 +118,7 @@ fn keep_alive(instance: &InstanceName) -> ProgramTable {
                 chain: None,
             },
         ],
-        comment: Some("keeps redirected connections alive".to_owned()),
+        comment: Some("keeps redirected connections alive".into()),
         counter: None,
     };
     ProgramTable {

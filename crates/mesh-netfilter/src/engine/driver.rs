@@ -4,6 +4,7 @@
 use super::iptables::Iptables;
 use super::read::{Found, existing, generation, instances, legacy_hazards, read};
 use super::socket::Socket;
+use super::unconfirmed::all_names;
 use super::{ATTEMPTS, Applied, EngineError, Removed};
 use crate::bytecode;
 use crate::listing::Listing;
@@ -118,10 +119,28 @@ impl Driver {
         hazards
     }
 
-    /// Makes the rules those of `plan`, unless they are.
-    pub(super) fn commit(&self, socket: &Socket, plan: &Plan) -> Result<Applied, EngineError> {
+    /// Whether it is known, and cheaply, that the instance has nothing in the thread's namespace.
+    pub(super) fn is_first(
+        &self,
+        socket: &Socket,
+        instance: &InstanceName,
+    ) -> Result<bool, EngineError> {
         match self {
-            Self::Netlink => commit(socket, plan),
+            Self::Netlink => Ok(existing(socket, &all_names(instance))?.is_empty()),
+            #[cfg(feature = "iptables")]
+            Self::Iptables(_) => Ok(false),
+        }
+    }
+
+    /// Makes the rules those of `plan`, unless they are.
+    pub(super) fn commit(
+        &self,
+        socket: &Socket,
+        plan: &Plan,
+        is_first: bool,
+    ) -> Result<Applied, EngineError> {
+        match self {
+            Self::Netlink => commit(socket, plan, is_first),
             #[cfg(feature = "iptables")]
             Self::Iptables(iptables) => iptables.commit(socket, plan),
         }
@@ -160,13 +179,9 @@ fn rehearsed() -> Result<Plan, EngineError> {
     Ok(Plan::compile(&policy, &Facts::default()))
 }
 
-fn commit(socket: &Socket, plan: &Plan) -> Result<Applied, EngineError> {
-    let instance = plan.instance();
-    let names = [instance.table(), instance.guard_table()];
+fn commit(socket: &Socket, plan: &Plan, is_first: bool) -> Result<Applied, EngineError> {
     // The first time there is nothing to read and to compare.
-    if existing(socket, &names)?.is_empty()
-        && let Some(applied) = create(socket, plan)?
-    {
+    if is_first && let Some(applied) = create(socket, plan)? {
         return Ok(applied);
     }
     let program = bytecode::program(plan);

@@ -62,6 +62,24 @@ pub(super) fn add(wanted: &[Entry]) -> Result<bool, EngineError> {
     Ok(found.iter().any(is_left))
 }
 
+/// Adds what is wanted where nothing of ours has been: without looking first.
+pub(super) fn add_first(wanted: &[Entry]) -> Result<(), EngineError> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let socket = open()?;
+    for entry in wanted {
+        match socket.add(entry) {
+            Err(_) if entry.family() == Family::V6 && !has_v6() => {}
+            result => result.map_err(|source| EngineError::Local {
+                what: entry.describe(),
+                source,
+            })?,
+        }
+    }
+    Ok(())
+}
+
 /// Removes what is ours and not `wanted`.
 pub(super) fn remove_others(wanted: &[Entry]) -> Result<(), EngineError> {
     let socket = open()?;

@@ -9,8 +9,8 @@ use super::socket::{ListError, Socket};
 use super::unconfirmed::{disarm, remaining};
 use super::{ATTEMPTS, EngineError};
 use crate::bytecode::{
-    Element, Fingerprint, Program, ProgramBase, ProgramChain, ProgramRule, ProgramTable, Set,
-    parse_about_local,
+    Bytes, Element, Fingerprint, Program, ProgramBase, ProgramChain, ProgramRule, ProgramTable,
+    Set, parse_about_local,
 };
 use crate::drift::Hazard;
 use crate::listing::Listing;
@@ -423,7 +423,7 @@ fn list_elements(
             attributes(content).filter(|attribute| attribute.kind == NFTA_SET_ELEM_LIST_ELEMENTS);
         for element in lists.flat_map(|list| attributes(list.value)) {
             let mut read = Element {
-                key: Vec::new(),
+                key: Bytes::zeros(0),
                 is_end: false,
             };
             for attribute in attributes(element.value) {
@@ -431,8 +431,7 @@ fn list_elements(
                     NFTA_SET_ELEM_KEY => {
                         read.key = attributes(attribute.value)
                             .find(|data| data.kind == NFTA_DATA_VALUE)
-                            .map(|data| data.value.to_vec())
-                            .unwrap_or_default();
+                            .map_or_else(|| Bytes::zeros(0), |data| data.value.into());
                     }
                     NFTA_SET_ELEM_EXPIRATION => {
                         let bytes = attribute.value.first_chunk().copied();
@@ -481,7 +480,7 @@ fn list_rules(
                     rule.counter =
                         attributes(attribute.value).find_map(|element| read_counter(element.value));
                 }
-                NFTA_RULE_USERDATA => rule.comment = comment(attribute.value),
+                NFTA_RULE_USERDATA => rule.comment = comment(attribute.value).map(Into::into),
                 _ => {}
             }
         }

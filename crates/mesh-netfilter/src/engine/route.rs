@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use rustix::buffer::spare_capacity;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
 };
@@ -91,14 +92,15 @@ impl RouteSocket {
         send(&self.fd, &bytes, SendFlags::empty())?;
         // A request for one thing without acknowledgement ends with its answer.
         let ends_itself = request.flags & (NLM_F_ACK | NLM_F_DUMP) == 0;
-        let mut buffer = vec![0; RECEIVE_BUFFER];
+        let mut buffer = Vec::with_capacity(RECEIVE_BUFFER);
         loop {
-            let received = match recv(&self.fd, &mut buffer[..], RecvFlags::empty()) {
-                Ok((length, _)) => length,
+            buffer.clear();
+            match recv(&self.fd, spare_capacity(&mut buffer), RecvFlags::empty()) {
+                Ok(_) => {}
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(errno) => return Err(errno.into()),
-            };
-            for answer in messages(buffer.get(..received).unwrap_or_default()) {
+            }
+            for answer in messages(&buffer) {
                 if answer.sequence != sequence {
                     continue;
                 }

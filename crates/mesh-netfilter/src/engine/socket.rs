@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use rustix::buffer::spare_capacity;
 use rustix::net::sockopt::{set_socket_send_buffer_size, set_socket_send_buffer_size_force};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
@@ -73,15 +74,16 @@ impl Socket {
         // The kernel works off the whole transaction within `send`, so all answers are there.
         let mut rejections = Vec::new();
         let mut is_done = false;
-        let mut buffer = vec![0; RECEIVE_BUFFER];
+        let mut buffer = Vec::with_capacity(RECEIVE_BUFFER);
         loop {
-            let received = match recv(&self.fd, &mut buffer[..], RecvFlags::DONTWAIT) {
-                Ok((length, _)) => length,
+            buffer.clear();
+            match recv(&self.fd, spare_capacity(&mut buffer), RecvFlags::DONTWAIT) {
+                Ok(_) => {}
                 Err(rustix::io::Errno::AGAIN) => break,
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(errno) => return Err(failed("receive from", errno.into())),
-            };
-            for answer in messages(buffer.get(..received).unwrap_or_default()) {
+            }
+            for answer in messages(&buffer) {
                 if answer.kind != NLMSG_ERROR {
                     continue;
                 }
@@ -170,14 +172,15 @@ impl Socket {
 
     /// Receives what answers the request, up to the message that ends it.
     fn receive(&self, sequence: u32, mut each: impl FnMut(&Received<'_>)) -> io::Result<()> {
-        let mut buffer = vec![0; RECEIVE_BUFFER];
+        let mut buffer = Vec::with_capacity(RECEIVE_BUFFER);
         loop {
-            let length = match recv(&self.fd, &mut buffer[..], RecvFlags::empty()) {
-                Ok((length, _)) => length,
+            buffer.clear();
+            match recv(&self.fd, spare_capacity(&mut buffer), RecvFlags::empty()) {
+                Ok(_) => {}
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(errno) => return Err(errno.into()),
-            };
-            for answer in messages(buffer.get(..length).unwrap_or_default()) {
+            }
+            for answer in messages(&buffer) {
                 if answer.sequence != sequence {
                     continue;
                 }

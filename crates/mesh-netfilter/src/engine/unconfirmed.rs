@@ -199,7 +199,7 @@ fn arm(table: &mut ProgramTable, within: Duration, while_set: bool) {
         elements: FAMILIES
             .iter()
             .map(|family| Element {
-                key: vec![*family],
+                key: [*family].into(),
                 is_end: false,
             })
             .collect(),
@@ -218,7 +218,7 @@ fn arm(table: &mut ProgramTable, within: Duration, while_set: bool) {
         ];
         let head = ProgramRule {
             expressions,
-            comment: Some(COMMENT.to_owned()),
+            comment: Some(COMMENT.into()),
             counter: None,
         };
         chain.rules.insert(0, head);
@@ -237,7 +237,8 @@ fn prior_names(instance: &InstanceName) -> [String; 2] {
     current_names(instance).map(|name| name + SUFFIX)
 }
 
-fn all_names(instance: &InstanceName) -> Vec<String> {
+/// Every table that an instance may have.
+pub(super) fn all_names(instance: &InstanceName) -> Vec<String> {
     let current = current_names(instance).into_iter();
     current.chain(prior_names(instance)).collect()
 }

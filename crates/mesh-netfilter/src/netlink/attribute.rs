@@ -31,6 +31,15 @@ impl Attributes {
         self.close(start);
     }
 
+    /// A value in three parts.
+    pub(crate) fn parts(&mut self, kind: u16, parts: [&[u8]; 3]) {
+        let start = self.open(kind);
+        for part in parts {
+            self.0.extend_from_slice(part);
+        }
+        self.close(start);
+    }
+
     /// Attributes that are written already.
     #[cfg(feature = "apply")]
     pub(crate) fn raw(&mut self, attributes: &[u8]) {

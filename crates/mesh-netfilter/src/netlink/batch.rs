@@ -1,5 +1,6 @@
 //! A transaction: messages between BEGIN and END, which the kernel commits together or not at all.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -16,7 +17,9 @@ use super::number::{
 };
 use super::{Attributes, SetReference, write_expression};
 use crate::InstanceName;
-use crate::bytecode::{self, Element, Expression, ProgramChain, ProgramRule, ProgramTable, Set};
+use crate::bytecode::{
+    self, Bytes, Element, Expression, ProgramChain, ProgramRule, ProgramTable, Set,
+};
 use crate::plan::Plan;
 
 /// A transaction being written, and what each of its messages is about.
@@ -50,7 +53,7 @@ pub(crate) enum Object {
         table: String,
         chain: String,
         index: usize,
-        why: String,
+        why: Cow<'static, str>,
     },
 }
 
@@ -123,6 +126,10 @@ pub(crate) mod nft {
 const ELEMENTS_PER_MESSAGE: usize = 1500;
 /// The kernel puts a number for `%d` in the name of an anonymous set.
 const ANONYMOUS_SET: &str = "__set%d";
+
+/// What the plan of a sidecar takes, and a little more.
+const USUAL_BYTES: usize = 24 * 1024;
+const USUAL_MESSAGES: usize = 96;
 
 /// The transaction that puts `plan` in the place of whatever its instance has.
 pub(crate) fn replacement(plan: &Plan) -> Batch {
@@ -259,10 +266,10 @@ impl Batch {
     /// The kernel refuses the transaction if its rules are not of this generation.
     pub(super) fn begin_at(generation: Option<u32>) -> Self {
         let mut batch = Self {
-            buffer: Vec::with_capacity(16 * 1024),
+            buffer: Vec::with_capacity(USUAL_BYTES),
             last: 0,
             last_flags: 0,
-            objects: Vec::new(),
+            objects: Vec::with_capacity(USUAL_MESSAGES),
             next_set: 1,
             sealed: 0,
         };
@@ -473,7 +480,7 @@ impl Batch {
                 }
             });
             if let Some(comment) = &rule.comment {
-                to.bytes(NFTA_RULE_USERDATA, &comment_data(comment));
+                write_comment(to, comment);
             }
         });
     }
@@ -527,7 +534,7 @@ impl Batch {
         };
         if set.begins_with_end() {
             let end = Element {
-                key: vec![0; set.key_length as usize],
+                key: Bytes::zeros(set.key_length as usize),
                 is_end: true,
             };
             self.change_elements(nft::NEWSETELEM, &of_set, Some(id), &[&end]);
@@ -594,11 +601,14 @@ impl Batch {
 }
 
 /// A comment as `nft` writes it: type, length, and the text with its terminating zero.
-fn comment_data(comment: &str) -> Vec<u8> {
+fn write_comment(to: &mut Attributes, comment: &str) {
     let length = u8::try_from(comment.len() + 1).unwrap_or(u8::MAX);
     let text = comment.as_bytes();
     let text = text.get(..usize::from(length) - 1).unwrap_or(text);
-    [&[UDATA_RULE_COMMENT, length], text, &[0]].concat()
+    to.parts(
+        NFTA_RULE_USERDATA,
+        [&[UDATA_RULE_COMMENT, length], text, &[0]],
+    );
 }
 
 // === impl Object ===

@@ -10,7 +10,7 @@ use super::number::{
     NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_VERDICT_CHAIN,
     NFTA_VERDICT_CODE,
 };
-use crate::bytecode::Expression;
+use crate::bytecode::{Bytes, Expression};
 
 /// How a rule names the set that belongs to it: the kernel makes the name, the batch has an id.
 #[derive(Debug)]
@@ -153,7 +153,7 @@ fn write_data(to: &mut Attributes, expression: &Expression, set: &SetReference<'
             to.number(BITWISE_DREG, NFT_REG_1);
             to.number(BITWISE_LEN, u32::try_from(mask.len()).unwrap_or(u32::MAX));
             value(to, BITWISE_MASK, mask);
-            value(to, BITWISE_XOR, &vec![0; mask.len()]);
+            value(to, BITWISE_XOR, &Bytes::zeros(mask.len()));
         }
         Expression::Compare {
             operator,

@@ -77,8 +77,9 @@ fn pair_rules<'a>(
     let Code::Program(expressions) = &found.code else {
         return None;
     };
-    (planned.comment == found.comment && planned.expressions.len() == expressions.len())
-        .then_some(())?;
+    (planned.comment.as_deref() == found.comment.as_deref()
+        && planned.expressions.len() == expressions.len())
+    .then_some(())?;
     for both in planned.expressions.iter().zip(expressions) {
         let (
             Expression::Lookup { set, inverted },

@@ -298,7 +298,7 @@ async fn redis(world: &World) -> Step<String> {
         let log = world.mesh(&["logs", "redis", "sidecar"]).await?;
         let line = log
             .lines()
-            .find(|line| line.contains("sa/productpage"))
+            .find(|line| line.contains("sa/productpage") && !line.contains("received=0 "))
             .map(str::to_owned);
         line.ok_or_else(|| "the sidecar of Redis logged no connection of productpage".to_owned())
     };

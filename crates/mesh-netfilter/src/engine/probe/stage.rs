@@ -16,7 +16,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space,
 use super::case::{Case, Ends, Fate, Over, Sender};
 use super::wire::{Seen, address, find, launch, listener, owned, transparent};
 use crate::bytecode::{
-    Expression, Header, Meta, NF_ACCEPT, Operator, ProgramBase, ProgramChain, ProgramRule,
+    Bytes, Expression, Header, Meta, NF_ACCEPT, Operator, ProgramBase, ProgramChain, ProgramRule,
     ProgramTable,
 };
 use crate::engine::EngineError;
@@ -296,8 +296,8 @@ impl Act {
                             offset: 13,
                             length: 1,
                         },
-                        Expression::Mask(vec![CONTROL_FLAGS]),
-                        equal(vec![SYN]),
+                        Expression::Mask([CONTROL_FLAGS].into()),
+                        equal([SYN]),
                     ]);
                     let port = address(&self.tcp)?.port();
                     rules.push(steering(&expressions, self.ends.near, port));
@@ -312,7 +312,7 @@ impl Act {
                                 offset: 2,
                                 length: 2,
                             },
-                            equal(port.get().to_be_bytes().to_vec()),
+                            equal(port.get().to_be_bytes()),
                         ]);
                         let port = address(&self.udp)?.port();
                         rules.push(steering(&captured, self.ends.near, port));
@@ -347,19 +347,19 @@ enum Side {
 fn family(address: IpAddr) -> Vec<Expression> {
     // NFPROTO_IPV4 and NFPROTO_IPV6.
     let number = if address.is_ipv6() { 10 } else { 2 };
-    vec![Expression::Meta(Meta::Family), equal(vec![number])]
+    vec![Expression::Meta(Meta::Family), equal([number])]
 }
 
 fn transport(number: u8) -> Vec<Expression> {
-    vec![Expression::Meta(Meta::Transport), equal(vec![number])]
+    vec![Expression::Meta(Meta::Transport), equal([number])]
 }
 
 fn compare_address(address: IpAddr, side: Side) -> Vec<Expression> {
     let (octets, offset) = match (address, side) {
-        (IpAddr::V4(address), Side::Source) => (address.octets().to_vec(), 12),
-        (IpAddr::V4(address), Side::Destination) => (address.octets().to_vec(), 16),
-        (IpAddr::V6(address), Side::Source) => (address.octets().to_vec(), 8),
-        (IpAddr::V6(address), Side::Destination) => (address.octets().to_vec(), 24),
+        (IpAddr::V4(address), Side::Source) => (Bytes::from(address.octets()), 12),
+        (IpAddr::V4(address), Side::Destination) => (address.octets().into(), 16),
+        (IpAddr::V6(address), Side::Source) => (address.octets().into(), 8),
+        (IpAddr::V6(address), Side::Destination) => (address.octets().into(), 24),
     };
     let length = if address.is_ipv6() { 16 } else { 4 };
     let load = Expression::Payload {
@@ -370,10 +370,10 @@ fn compare_address(address: IpAddr, side: Side) -> Vec<Expression> {
     vec![load, equal(octets)]
 }
 
-fn equal(value: Vec<u8>) -> Expression {
+fn equal(value: impl Into<Bytes>) -> Expression {
     Expression::Compare {
         operator: Operator::Equal,
-        value,
+        value: value.into(),
     }
 }
 
@@ -386,7 +386,7 @@ fn steering(matches: &[Expression], address: IpAddr, port: u16) -> ProgramRule {
     data.number(FAMILY, if address.is_ipv6() { 10 } else { 2 });
     data.number(REGISTER_OF_PORT, REGISTER_1);
     let mut expressions = matches.to_vec();
-    expressions.push(Expression::Load(port.to_be_bytes().to_vec()));
+    expressions.push(Expression::Load(port.to_be_bytes().into()));
     expressions.push(Expression::Other {
         name: "tproxy".to_owned(),
         data: data.into_bytes(),
@@ -401,7 +401,7 @@ fn steering(matches: &[Expression], address: IpAddr, port: u16) -> ProgramRule {
 fn rule(expressions: Vec<Expression>) -> ProgramRule {
     ProgramRule {
         expressions,
-        comment: Some("probe".to_owned()),
+        comment: Some("probe".into()),
         counter: None,
     }
 }

@@ -14,7 +14,7 @@ use super::{
     REDIR_FLAGS, REDIR_PROTO_MIN, REJECT_ICMP_CODE, REJECT_TYPE, SOCKET_DREG, SOCKET_KEY,
     TPROXY_FAMILY, TPROXY_PORT,
 };
-use crate::bytecode::{Counter, Ct, Expression, Header, Meta, Operator, Set, SocketKey};
+use crate::bytecode::{Bytes, Counter, Ct, Expression, Header, Meta, Operator, Set, SocketKey};
 use crate::netlink::number::{
     NFTA_DATA_VALUE, NFTA_DATA_VERDICT, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_VERDICT_CHAIN,
     NFTA_VERDICT_CODE,
@@ -224,9 +224,9 @@ fn read_immediate(fields: &Fields<'_>) -> Option<Expression> {
                 chain: verdict.get(NFTA_VERDICT_CHAIN).map(|chain| chain.text()),
             })
         }
-        NFT_REG_1 => Some(Expression::Load(data.get(NFTA_DATA_VALUE)?.value.to_vec())),
+        NFT_REG_1 => Some(Expression::Load(data.get(NFTA_DATA_VALUE)?.value.into())),
         NFT_REG_2 => Some(Expression::LoadSecond(
-            data.get(NFTA_DATA_VALUE)?.value.to_vec(),
+            data.get(NFTA_DATA_VALUE)?.value.into(),
         )),
         _ => None,
     }
@@ -257,11 +257,11 @@ impl<'a> Fields<'a> {
         self.get(kind)?.number()
     }
 
-    fn value(&self, kind: u16) -> Option<Vec<u8>> {
+    fn value(&self, kind: u16) -> Option<Bytes> {
         let value = Fields::of(self.get(kind)?.value)
             .get(NFTA_DATA_VALUE)?
             .value;
-        Some(value.to_vec())
+        Some(value.into())
     }
 
     /// Whether the field names the one register that we use.
