@@ -25,7 +25,7 @@ mod report;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 
-use mesh_control::store::StoreConfig;
+use mesh_control::store::{EtcdTls, StoreConfig};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -88,7 +88,7 @@ async fn run() {
     let etcd = Etcd::start().await;
     let config = StoreConfig {
         prefix: "/alone/".to_owned(),
-        ..StoreConfig::etcd(vec![etcd.url()])
+        ..StoreConfig::etcd(vec![etcd.url()], EtcdTls::default())
     };
     write_and_read("etcd alone", None, Direct::open(&config).await).await;
     through_api("API on etcd", "etcd alone", Some(etcd.url())).await;

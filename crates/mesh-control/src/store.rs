@@ -266,9 +266,24 @@ pub enum Backend {
     },
     /// An etcd cluster, version 3.4 or later.
     Etcd {
-        /// The members, as in `http://10.0.0.1:2379`.
+        /// The members, as in `http://10.0.0.1:2379` or `https://10.0.0.1:2379`.
         endpoints: Vec<String>,
+        /// The files for members with `https`.
+        tls: EtcdTls,
     },
+}
+
+/// Files in PEM by which members of an etcd cluster are spoken to over TLS. They are read for each
+/// connection, so that new ones need no restart.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct EtcdTls {
+    /// Certificates of the authorities that signed for the members; needed with `https`.
+    pub authorities: Option<PathBuf>,
+    /// The certificate that the cluster asks of its clients, with those between it and its
+    /// authority. etcd takes its common name for the user's, where users are asked for.
+    pub certificate: Option<PathBuf>,
+    /// The private key of the certificate.
+    pub key: Option<PathBuf>,
 }
 
 /// Opens the store of a configuration.
@@ -302,8 +317,8 @@ pub async fn open(config: &StoreConfig) -> Result<Arc<dyn Store>, StoreError> {
         Backend::File { path, keep_changes } => {
             Arc::new(file::FileStore::open(path, &config.prefix, *keep_changes).await?)
         }
-        Backend::Etcd { endpoints } => {
-            Arc::new(etcd::EtcdStore::new(endpoints, config.prefix.clone())?)
+        Backend::Etcd { endpoints, tls } => {
+            Arc::new(etcd::EtcdStore::new(endpoints, tls, config.prefix.clone())?)
         }
     })
 }
@@ -323,9 +338,9 @@ impl StoreConfig {
     }
 
     /// An etcd cluster, with the usual prefix.
-    pub fn etcd(endpoints: Vec<String>) -> Self {
+    pub fn etcd(endpoints: Vec<String>, tls: EtcdTls) -> Self {
         Self {
-            backend: Backend::Etcd { endpoints },
+            backend: Backend::Etcd { endpoints, tls },
             prefix: DEFAULT_PREFIX.to_owned(),
         }
     }

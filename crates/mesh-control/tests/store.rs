@@ -12,6 +12,8 @@
 
 #[path = "store/suite.rs"]
 mod suite;
+#[path = "store/tls.rs"]
+mod tls;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
@@ -21,7 +23,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use mesh_control::ca::Lifetimes;
 use mesh_control::server::{Listen, ServerConfig};
-use mesh_control::store::{StoreConfig, StoreError, open};
+use mesh_control::store::{EtcdTls, StoreConfig, StoreError, open};
 use proptest::test_runner::{Config, TestRunner};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -38,18 +40,25 @@ struct Etcd {
     client: SocketAddr,
     peer: SocketAddr,
     home: TempDir,
+    /// Options for TLS; none without it.
+    tls: Vec<String>,
 }
 
 impl Etcd {
     fn start() -> Self {
+        Self::start_with(Vec::new())
+    }
+
+    fn start_with(tls: Vec<String>) -> Self {
         let home = tempfile::tempdir().unwrap();
         let (client, peer) = (free_address(), free_address());
-        let process = spawn(home.path(), client, peer);
+        let process = spawn(home.path(), client, peer, &tls);
         Self {
             process,
             client,
             peer,
             home,
+            tls,
         }
     }
 
@@ -61,7 +70,7 @@ impl Etcd {
 
     /// Starts it again on the same addresses with what is on disk.
     fn restart(&mut self) {
-        self.process = spawn(self.home.path(), self.client, self.peer);
+        self.process = spawn(self.home.path(), self.client, self.peer, &self.tls);
     }
 
     /// Starts it again on the same addresses with nothing.
@@ -71,13 +80,15 @@ impl Etcd {
     }
 
     fn url(&self) -> String {
-        format!("http://{}", self.client)
+        url(self.client, &self.tls)
     }
 
     async fn store(&self, extra: &[String]) -> Shared {
         let mut endpoints = extra.to_vec();
         endpoints.push(self.url());
-        let store = open(&StoreConfig::etcd(endpoints)).await.unwrap();
+        let store = open(&StoreConfig::etcd(endpoints, EtcdTls::default()))
+            .await
+            .unwrap();
         eventually(&store).await;
         store
     }
@@ -91,8 +102,13 @@ impl Drop for Etcd {
     }
 }
 
-fn spawn(home: &Path, client: SocketAddr, peer: SocketAddr) -> Child {
-    let (client, peer) = (format!("http://{client}"), format!("http://{peer}"));
+fn url(client: SocketAddr, tls: &[String]) -> String {
+    let scheme = if tls.is_empty() { "http" } else { "https" };
+    format!("{scheme}://{client}")
+}
+
+fn spawn(home: &Path, client: SocketAddr, peer: SocketAddr, tls: &[String]) -> Child {
+    let (client, peer) = (url(client, tls), format!("http://{peer}"));
     Command::new("etcd")
         .arg("--data-dir")
         .arg(home.join("data"))
@@ -110,6 +126,7 @@ fn spawn(home: &Path, client: SocketAddr, peer: SocketAddr) -> Child {
             &peer,
         ])
         .args(["--unsafe-no-fsync", "--logger", "zap"])
+        .args(tls)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -158,7 +175,7 @@ async fn the_api_waits_for_a_store_that_is_away() {
         home: home.path().to_owned(),
         listen,
         advertise: Vec::new(),
-        store: StoreConfig::etcd(vec![etcd.url()]),
+        store: StoreConfig::etcd(vec![etcd.url()], EtcdTls::default()),
         kubeconfig: None,
         trust_domain: None,
         lifetimes: Lifetimes::new(hour, hour, hour).unwrap(),
@@ -263,7 +280,7 @@ async fn a_member_that_is_down_is_passed_over() {
 async fn installations_with_other_prefixes_do_not_see_each_other() {
     let etcd = Etcd::start();
     let one = etcd.store(&[]).await;
-    let mut config = StoreConfig::etcd(vec![etcd.url()]);
+    let mut config = StoreConfig::etcd(vec![etcd.url()], EtcdTls::default());
     config.prefix = "/other/".to_owned();
     let two = open(&config).await.unwrap();
     let start = two.revision().await.unwrap();

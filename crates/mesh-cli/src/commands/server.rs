@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mesh_control::ca::Lifetimes;
 use mesh_control::server::{self, Listen, Roles, ServerConfig};
-use mesh_control::store::StoreConfig;
+use mesh_control::store::{EtcdTls, StoreConfig};
 use mesh_model::TrustDomain;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -44,9 +44,18 @@ pub(crate) struct Args {
     /// What the API keeps objects in: a file in `--home`, or an etcd cluster.
     #[arg(long, value_enum, default_value_t)]
     store: Store,
-    /// The members of the etcd cluster, as in `http://10.0.0.1:2379`, joined by commas.
+    /// The members of the etcd cluster, as in `https://10.0.0.1:2379`, joined by commas.
     #[arg(long, value_delimiter = ',', required_if_eq("store", "etcd"))]
     etcd_endpoints: Vec<String>,
+    /// Certificates of the CA of the etcd members, PEM; needed with `https`.
+    #[arg(long, value_name = "FILE")]
+    etcd_cafile: Option<PathBuf>,
+    /// The certificate that etcd asks of its clients, PEM.
+    #[arg(long, value_name = "FILE")]
+    etcd_certfile: Option<PathBuf>,
+    /// The private key of that certificate, PEM.
+    #[arg(long, value_name = "FILE")]
+    etcd_keyfile: Option<PathBuf>,
     /// How roles without the API in their process reach it; `<role>.kubeconfig` of `--home` if
     /// absent.
     #[arg(long)]
@@ -135,7 +144,14 @@ fn config(args: &Args) -> Result<ServerConfig, Failure> {
         advertise: args.advertise.clone(),
         store: match args.store {
             Store::Redb => StoreConfig::file(args.home.join(STORE_FILE)),
-            Store::Etcd => StoreConfig::etcd(args.etcd_endpoints.clone()),
+            Store::Etcd => StoreConfig::etcd(
+                args.etcd_endpoints.clone(),
+                EtcdTls {
+                    authorities: args.etcd_cafile.clone(),
+                    certificate: args.etcd_certfile.clone(),
+                    key: args.etcd_keyfile.clone(),
+                },
+            ),
         },
         kubeconfig: args.kubeconfig.clone(),
         trust_domain: args.trust_domain.clone(),
@@ -228,7 +244,8 @@ mod tests {
             "--etcd-endpoints",
             "http://a:1,http://b:2",
         ];
-        let expected = StoreConfig::etcd(vec!["http://a:1".into(), "http://b:2".into()]);
+        let endpoints = vec!["http://a:1".into(), "http://b:2".into()];
+        let expected = StoreConfig::etcd(endpoints, EtcdTls::default());
         assert_eq!(read(&members).unwrap().store, expected);
     }
 

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use mesh_control::store::{StoreConfig, open};
+use mesh_control::store::{EtcdTls, StoreConfig, open};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
@@ -43,7 +43,9 @@ impl Etcd {
             address,
             _home: home,
         };
-        let store = open(&StoreConfig::etcd(vec![etcd.url()])).await.unwrap();
+        let store = open(&StoreConfig::etcd(vec![etcd.url()], EtcdTls::default()))
+            .await
+            .unwrap();
         let answered = async {
             while store.revision().await.is_err() {
                 sleep(Duration::from_millis(20)).await;

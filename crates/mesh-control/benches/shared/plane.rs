@@ -15,7 +15,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use mesh_control::ca::Lifetimes;
 use mesh_control::server::{self, Listen, ServerConfig};
-use mesh_control::store::StoreConfig;
+use mesh_control::store::{EtcdTls, StoreConfig};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -77,7 +77,7 @@ async fn serve(order: Order) {
         listen: Listen::at(order.address),
         advertise: Vec::new(),
         store: match order.etcd {
-            Some(url) => StoreConfig::etcd(vec![url]),
+            Some(url) => StoreConfig::etcd(vec![url], EtcdTls::default()),
             None => StoreConfig::file(order.home.join("store.redb")),
         },
         home: order.home,

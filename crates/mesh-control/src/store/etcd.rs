@@ -17,12 +17,15 @@ use mesh_proto::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, KeyValue, PutRequest, RangeRequest, RangeResponse,
     ResponseHeader, TxnRequest, TxnResponse,
 };
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use super::{Answer, Entry, Guard, Page, Range, Revision, Store, StoreError, Watch, check_size};
+use super::{
+    Answer, Entry, EtcdTls, Guard, Page, Range, Revision, Store, StoreError, Watch, check_size,
+};
 
 mod follow;
+mod member;
 mod message;
 
 use message::{at_revision, found, one, op, prefix_end, signed, unsigned, written};
@@ -48,30 +51,13 @@ struct Seen {
 
 impl EtcdStore {
     /// A client of these members; connects when first asked.
-    pub(super) fn new(endpoints: &[String], prefix: String) -> Result<Self, StoreError> {
-        let members = endpoints
-            .iter()
-            .map(|endpoint| {
-                let channel = Endpoint::from_shared(endpoint.clone()).map_err(|error| {
-                    StoreError::Configuration {
-                        reason: format!("etcd endpoint `{endpoint}`: {error}"),
-                    }
-                })?;
-                Ok(channel
-                    .connect_timeout(CONNECT_TIMEOUT)
-                    .http2_keep_alive_interval(KEEP_ALIVE)
-                    .keep_alive_timeout(KEEP_ALIVE)
-                    .keep_alive_while_idle(true)
-                    .connect_lazy())
-            })
-            .collect::<Result<Vec<_>, StoreError>>()?;
-        if members.is_empty() {
-            return Err(StoreError::Configuration {
-                reason: "no etcd endpoint is given".to_owned(),
-            });
-        }
+    pub(super) fn new(
+        endpoints: &[String],
+        tls: &EtcdTls,
+        prefix: String,
+    ) -> Result<Self, StoreError> {
         Ok(Self {
-            members: members.into(),
+            members: member::channels(endpoints, tls)?.into(),
             chosen: Arc::default(),
             prefix,
             seen: Arc::default(),
@@ -443,14 +429,8 @@ fn failure(status: Status, asked: i64) -> StoreError {
     }
 }
 
-/// A member that does not accept a connection in this time is down.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// Above etcd's default election timeout of 1 s and its request time of 5 s plus two elections.
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
-
-/// Finds dead connections; etcd refuses pings more often than every 5 s.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// A list of large objects must fit; etcd itself sets no limit to its answers.
 const MAX_MESSAGE: usize = 512 * 1024 * 1024;
