@@ -4,6 +4,8 @@
 //! the inner one runs in a network and mount namespace that plays the host, so that nothing of the
 //! scenario touches this machine's own network.
 
+mod daemon;
+mod ground;
 mod machine;
 mod row;
 mod scenario;
@@ -19,9 +21,10 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::cmd::Cmd;
 use crate::provision::{self, Tools};
-use crate::{E2eArguments, Failure};
+use crate::{E2eArguments, Failure, Ground};
 use machine::Machine;
 use row::{Report, Row};
+use world::World;
 
 /// Everything of a run is below this directory: short, because sockets are in it, and open to every
 /// user, because proxies and applications are not root.
@@ -38,13 +41,13 @@ pub(crate) fn run(root: &Path, arguments: &E2eArguments) -> Result<(), Failure> 
 
 fn outside(root: &Path, arguments: &E2eArguments) -> Result<(), Failure> {
     let start = Instant::now();
-    let tools = preflight(root)?;
+    let tools = preflight(root, arguments.ground)?;
     let lock = File::create(LOCK)?;
     if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         return Err("another `cargo xtask e2e` is running on this machine; wait for it".into());
     }
     build(root)?;
-    let home = prepare(root, &tools)?;
+    let home = prepare(root, &tools, arguments.ground)?;
     let built = Instant::now();
     let before = Machine::look();
 
@@ -55,7 +58,7 @@ fn outside(root: &Path, arguments: &E2eArguments) -> Result<(), Failure> {
     inner
         .args(["--net", "--mount", "--propagation", "private", "--"])
         .arg(program)
-        .args(["e2e", "--inside"])
+        .args(["e2e", arguments.ground.name(), "--inside"])
         .arg(&home)
         .args(arguments.keep.then_some("--keep"))
         .stdin(Stdio::null())
@@ -88,20 +91,25 @@ fn outside(root: &Path, arguments: &E2eArguments) -> Result<(), Failure> {
 }
 
 /// What must be there before anything is built, one sentence each.
-fn preflight(root: &Path) -> Result<Tools, Failure> {
+fn preflight(root: &Path, ground: Ground) -> Result<Tools, Failure> {
     if !cfg!(target_os = "linux") {
         return Err("e2e needs Linux: network namespaces and nftables".into());
     }
     provision::need_root()?;
     let tools = provision::run(root);
-    for program in [
+    let always = [
         "envoy",
         "kubectl",
         "ip",
         "unshare",
         "tcpdump",
         "redis-server",
-    ] {
+    ];
+    let more: &[&str] = match ground {
+        Ground::Process => &[],
+        Ground::Docker => &["dockerd", "etcd"],
+    };
+    for program in always.iter().chain(more) {
         tools.need(program)?;
     }
     let probe = Cmd::new(tools.need("unshare")?, root)
@@ -127,7 +135,7 @@ fn build(root: &Path) -> Result<(), Failure> {
 }
 
 /// A fresh directory with the programs in it, readable by every user.
-fn prepare(root: &Path, tools: &Tools) -> Result<PathBuf, Failure> {
+fn prepare(root: &Path, tools: &Tools, ground: Ground) -> Result<PathBuf, Failure> {
     let home = PathBuf::from(HOME);
     if home.exists() {
         fs::remove_dir_all(&home)?;
@@ -140,14 +148,27 @@ fn prepare(root: &Path, tools: &Tools) -> Result<PathBuf, Failure> {
     let built = target_dir(root)?.join("debug");
     for name in ["mesh", "mesh-echo"] {
         fs::copy(built.join(name), bin.join(name))?;
+        if ground == Ground::Docker {
+            // Images would carry what debuggers need: most of the file.
+            Cmd::new("strip", root).arg(bin.join(name)).run()?;
+        }
     }
-    for name in ["envoy", "redis-server", "kubectl", "ip", "tcpdump"] {
+    for name in links(ground) {
         std::os::unix::fs::symlink(tools.need(name)?, bin.join(name))?;
     }
     // Proxies are not root, and a home directory may be closed to them.
     fs::remove_file(bin.join("envoy"))?;
     fs::copy(tools.need("envoy")?, bin.join("envoy"))?;
     Ok(home)
+}
+
+/// Programs of the machine that the run calls.
+fn links(ground: Ground) -> Vec<&'static str> {
+    let mut names = vec!["envoy", "redis-server", "kubectl", "ip", "tcpdump"];
+    if ground == Ground::Docker {
+        names.push("etcd");
+    }
+    names
 }
 
 fn target_dir(root: &Path) -> Result<PathBuf, Failure> {
@@ -162,8 +183,10 @@ fn target_dir(root: &Path) -> Result<PathBuf, Failure> {
 }
 
 fn inside(root: &Path, home: &Path, arguments: &E2eArguments) -> Result<(), Failure> {
-    let report =
-        tokio::runtime::Runtime::new()?.block_on(scenario::run(root, home, arguments.keep));
+    let report = tokio::runtime::Runtime::new()?.block_on(scenario::run(
+        World::new(root, home, arguments.ground),
+        arguments.keep,
+    ));
     report.save(home)
 }
 

@@ -58,6 +58,9 @@ enum Verb {
 /// Options of `e2e`; here, because they are read before the verb is built.
 #[derive(clap::Args, Debug)]
 struct E2eArguments {
+    /// What the mesh is installed on.
+    #[arg(value_enum, default_value_t)]
+    ground: Ground,
     /// Print one JSON object on stdout.
     #[arg(long)]
     json: bool,
@@ -67,6 +70,16 @@ struct E2eArguments {
     /// Set when the program has put itself into a network namespace that plays the host.
     #[arg(long, hide = true)]
     inside: Option<PathBuf>,
+}
+
+/// What `e2e` installs the mesh on.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum)]
+enum Ground {
+    /// Processes in network namespaces, and a file as the store.
+    #[default]
+    Process,
+    /// Containers of a Docker daemon that the run starts for itself, and etcd as the store.
+    Docker,
 }
 
 fn main() -> ExitCode {
@@ -87,6 +100,16 @@ fn main() -> ExitCode {
     }
 }
 
+impl Ground {
+    /// Its name on the command line.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Docker => "docker",
+        }
+    }
+}
+
 /// The root of the workspace, wherever cargo was called from.
 fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -102,7 +125,7 @@ fn e2e(root: &Path, arguments: &E2eArguments) -> Result<(), Failure> {
 fn e2e(root: &Path, arguments: &E2eArguments) -> Result<(), Failure> {
     // Said before minutes of building.
     provision::need_root()?;
-    let mut again = vec!["e2e"];
+    let mut again = vec!["e2e", arguments.ground.name()];
     again.extend(arguments.json.then_some("--json"));
     again.extend(arguments.keep.then_some("--keep"));
     again_with(root, "e2e", &again)

@@ -3,10 +3,12 @@
 mod agent;
 mod apply;
 mod delete;
+mod docker;
 mod documents;
 mod down;
 mod exec;
 mod get;
+mod image;
 mod introspection;
 mod kubeconfig;
 mod logs;
@@ -59,11 +61,15 @@ pub(crate) enum Verb {
     Delete(delete::Args),
     Validate(validate::Args),
     #[command(subcommand)]
+    Image(image::Command),
+    #[command(subcommand)]
     Token(token::Command),
     Kubeconfig(kubeconfig::Args),
     ProxyStatus(proxy_status::Args),
     ProxyConfig(proxy_config::Args),
     Why(why::Args),
+    #[command(subcommand)]
+    Docker(docker::Command),
     Redirect(redirect::Words),
     Server(server::Args),
     Agent(agent::Args),
@@ -87,11 +93,13 @@ pub(crate) fn run(verb: Verb) -> Outcome {
         Verb::Get(args) => wait(get::run(&args)),
         Verb::Delete(args) => wait(delete::run(&args)),
         Verb::Validate(args) => validate::run(&args),
+        Verb::Image(command) => wait(image::run(&command)),
         Verb::Token(command) => wait(token::run(&command)),
         Verb::Kubeconfig(args) => kubeconfig::run(&args),
         Verb::ProxyStatus(args) => wait(proxy_status::run(&args)),
         Verb::ProxyConfig(args) => wait(proxy_config::run(&args)),
         Verb::Why(args) => wait(why::run(&args)),
+        Verb::Docker(command) => wait(docker::run(&command)),
         Verb::Redirect(args) => redirect::run(&args.words),
         Verb::Server(args) => wait(server::run(&args)),
         Verb::Agent(args) => wait(agent::run(&args)),
@@ -106,4 +114,16 @@ fn wait(verb: impl Future<Output = Outcome>) -> Outcome {
         .build()
         .map_err(|error| Failure::doing("starting the runtime", &error))?
         .block_on(verb)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn no_flag_or_group_of_flags_is_there_twice() {
+        Arguments::command().debug_assert();
+    }
 }

@@ -25,8 +25,10 @@ mod connect;
 mod engine;
 mod exit;
 mod ground;
+mod image;
 mod join;
 mod output;
+mod sidecar;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -57,6 +57,8 @@ pub struct ServerConfig {
     /// Addresses at which workloads reach the CA, Pilot and the Mixer, those of the replicas
     /// included; found out from the way to the API when there are none.
     pub advertise: Vec<IpAddr>,
+    /// Names by which clients call the API, besides those that it always has.
+    pub api_names: Vec<String>,
     /// What the API keeps objects in.
     pub store: StoreConfig,
     /// How the other roles reach the API; `<role>.kubeconfig` of `home` when absent.

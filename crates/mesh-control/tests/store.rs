@@ -175,6 +175,7 @@ async fn the_api_waits_for_a_store_that_is_away() {
         home: home.path().to_owned(),
         listen,
         advertise: Vec::new(),
+        api_names: Vec::new(),
         store: StoreConfig::etcd(vec![etcd.url()], EtcdTls::default()),
         kubeconfig: None,
         trust_domain: None,

@@ -10,11 +10,14 @@
 //! redirect rules are set in the namespaces of its containers, for which the engine must be root.
 
 mod adopt;
+mod beside;
+mod build;
 mod daemon;
 mod events;
 mod files;
 mod group;
 mod image;
+mod join;
 mod label;
 mod network;
 mod notes;
@@ -24,21 +27,23 @@ mod plan;
 mod ready;
 mod state;
 mod unit;
+mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_netfilter::DnsServers;
-
+pub use self::beside::{Admission, Asked, Asker, Beside, BesideError, Standing};
+pub use self::build::BuiltImage;
 use self::daemon::Daemon;
-pub use self::image::Progress;
+pub use self::image::{ImageFacts, Progress};
 use self::label::Names;
 use self::notes::Notes;
+use crate::image::ImageSpec;
 use crate::process::record;
 use crate::redirect::Policy;
+pub use crate::redirect::{RESOLVER, policy_beside_resolver};
 use crate::{
     Adoption, Creation, EventStream, ExecOutput, Group, GroupSpec, GroupStatus, LogOptions,
     LogStream, Name, NetworkSpec, Pending, Removal, Runtime, RuntimeError, Start, Stop, UnitSpec,
@@ -93,29 +98,6 @@ struct Engine {
     /// The image of units that name none.
     image: Option<String>,
 }
-
-/// A policy as it must be for a group on a Docker network.
-///
-/// Containers there ask Docker's own resolver at 127.0.0.11, which asks others from inside the
-/// same namespace. Were those questions captured as well, they would come back to the sidecar, that
-/// asks Docker's resolver again, and so on. So what is captured is questions to that resolver, and
-/// no others: a sidecar whose own upstream it is answers everything.
-#[must_use]
-pub fn policy_beside_resolver(policy: &Policy) -> Policy {
-    let dns = policy.dns().cloned().map(|mut dns| {
-        dns.servers = DnsServers::List(BTreeSet::from([RESOLVER]));
-        dns
-    });
-    // A narrower choice of servers cannot make a valid policy invalid.
-    policy
-        .to_builder()
-        .dns(dns)
-        .build()
-        .unwrap_or_else(|_problems| policy.clone())
-}
-
-/// Where Docker's resolver answers on networks of one's own.
-pub const RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 11));
 
 // === impl DockerOptions ===
 
@@ -190,6 +172,48 @@ impl DockerEngine {
     ) -> Result<(), RuntimeError> {
         let directory = root_file_system.into();
         self.engine.import(image, directory, progress).await
+    }
+
+    /// Makes an image from files of this machine, unless there is one of the same content; older
+    /// ones of the same name go when no container needs them.
+    ///
+    /// It has two names: the one that was asked for, which is always the newest, and one that says
+    /// its content. It stays when the engine removes all: [`remove_built`](Self::remove_built).
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::System`] when a file cannot be read or changes meanwhile,
+    /// [`RuntimeError::NameTaken`], [`RuntimeError::DiskFull`], and [`RuntimeError::Daemon`].
+    pub async fn build(
+        &self,
+        image: &ImageSpec,
+        progress: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<BuiltImage, RuntimeError> {
+        self.engine.build(image, progress).await
+    }
+
+    /// Removes all images that were built.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::Daemon`], as when a container of somebody else runs in one.
+    pub async fn remove_built(&self) -> Result<(), RuntimeError> {
+        self.engine.remove_built().await
+    }
+
+    /// What an image says of the containers that run in it; none if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::Daemon`].
+    pub async fn image(&self, image: &str) -> Result<Option<ImageFacts>, RuntimeError> {
+        self.engine.image(image).await
+    }
+
+    /// The container that keeps the network namespace of a group, by its name: containers of
+    /// others join it by `container:…` as their network.
+    pub fn namespace_container(&self, group: &Name) -> String {
+        self.engine.names.group(group)
     }
 
     /// Where the files of a group's units belong: also before the group exists.
@@ -317,18 +341,5 @@ async fn blocking<T: Send + 'static>(
                 std::io::Error::other(error),
             )),
         },
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn beside_dockers_resolver_only_questions_to_it_are_captured() {
-        let policy = policy_beside_resolver(&Policy::sidecar());
-        let servers = &policy.dns().unwrap().servers;
-        assert_eq!(*servers, DnsServers::List([RESOLVER].into()));
-        assert_eq!(policy.outbound(), Policy::sidecar().outbound());
     }
 }

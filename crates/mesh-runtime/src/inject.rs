@@ -3,6 +3,8 @@
 //! Pure: equal inputs give equal groups. [`enrol`](crate::enrol) carries one out.
 
 mod check;
+mod container;
+mod port;
 mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,11 +14,13 @@ use std::path::PathBuf;
 
 use mesh_model::{Namespace, Problems, ServiceAccount, ServiceName, TrustDomain, WorkloadService};
 
+pub use self::container::{Container, LABEL_INJECT, LABEL_LABELS, LABEL_PORTS, LABEL_SERVICE};
+pub use self::port::parse_port;
 pub use self::units::{
     APP_UNIT, Place, RULES_UNIT, SIDECAR_UNIT, STATE_DIRECTORY, SidecarFiles, VERDICT_FILE,
 };
-use crate::redirect::{self, Policy};
-use crate::{Attachment, Capability, Dns, GroupSpec, Name, Readiness, RestartPolicy};
+use crate::redirect::{self, Policy, RESOLVER, policy_beside_resolver};
+use crate::{Attachment, Capability, Dns, GroupSpec, MountSpec, Name, Readiness, RestartPolicy};
 
 /// An application as its owner describes it; knows nothing of sidecars.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -32,7 +36,14 @@ pub struct Application {
     pub services: Vec<WorkloadService>,
     /// Labels, by which subsets and policies select it.
     pub labels: BTreeMap<String, String>,
-    /// The program and its arguments.
+    /// Who starts it.
+    pub runner: Runner,
+    /// The image that it runs in, where the runtime has images.
+    pub image: Option<String>,
+    /// Directories and files of the machine that it sees in its image.
+    pub mounts: Vec<MountSpec>,
+    /// The program and its arguments. With an image it may be empty: then it is what the image
+    /// says.
     pub command: Vec<String>,
     /// Its environment.
     pub environment: BTreeMap<String, String>,
@@ -50,6 +61,22 @@ pub struct Application {
     pub readiness: Option<Readiness>,
     /// How its traffic comes to the sidecar.
     pub mode: Mode,
+}
+
+/// Who starts an application, and in which network namespace it finds its sidecar.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Runner {
+    /// The group does: the application is its unit `app`.
+    #[default]
+    Group,
+    /// Others do, later: they join the network namespace of the group, that is ready before.
+    Joining,
+    /// Others did, in a container with a network namespace of its own, which the group joins.
+    Container {
+        /// The runtime's own id of the container, in full.
+        id: String,
+    },
 }
 
 /// How the traffic of an application comes to its sidecar.
@@ -72,18 +99,35 @@ pub struct MeshFacts {
     pub cas: Vec<SocketAddr>,
     /// SHA-256 of the DER of each root to trust at first, in hex.
     pub root_hashes: Vec<String>,
-    /// The `mesh` binary.
+    /// The image in which rules and sidecar run, where the runtime has images: mesh and Envoy are
+    /// in it.
+    pub image: Option<String>,
+    /// The `mesh` binary, as its units see it.
     pub mesh: PathBuf,
-    /// The Envoy binary; from PATH when absent.
+    /// The Envoy binary, as the sidecar sees it; from PATH when absent.
     pub envoy: Option<PathBuf>,
     /// The network that workloads are attached to.
     pub network: Name,
-    /// What units see as their name servers: the gateway, since the rules catch every query.
-    pub name_servers: Vec<IpAddr>,
-    /// Where the sidecar asks for names outside the mesh.
-    pub upstream_dns: Vec<SocketAddr>,
+    /// Who answers what the sidecar does not know.
+    pub resolver: Resolver,
     /// Lifetime to ask of the CA for each certificate, in seconds.
     pub certificate_ttl_seconds: Option<u64>,
+}
+
+/// Who answers the names of a group that are not the mesh's.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Resolver {
+    /// Servers of the machine. Every query is captured, wherever it goes.
+    Servers {
+        /// What units see as their name servers: the gateway.
+        seen: Vec<IpAddr>,
+        /// Where the sidecar asks.
+        upstream: Vec<SocketAddr>,
+    },
+    /// Docker's own at 127.0.0.11, in the namespace of each container: units see it, the sidecar
+    /// asks it, and queries to it alone are captured, since it asks others from that namespace.
+    Docker,
 }
 
 /// A join token. `Debug` does not show it.
@@ -118,23 +162,41 @@ pub fn inject(application: &Application, facts: &MeshFacts) -> Result<InjectedGr
         (LABEL_NAMESPACE, namespace.as_str()),
         (LABEL_SERVICE_ACCOUNT, application.service_account.as_str()),
     ];
+    let network = facts.network.clone();
+    let attachment = match &application.runner {
+        Runner::Group | Runner::Joining => Attachment::Network(network),
+        Runner::Container { id } => Attachment::Container {
+            id: id.clone(),
+            network,
+        },
+    };
     Ok(InjectedGroup {
         group: GroupSpec {
-            dns: Some(Dns {
-                servers: facts.name_servers.clone(),
-                search: vec![format!("{namespace}.mesh")],
-            }),
+            dns: dns(application, facts),
             labels: labels
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .into(),
-            ..GroupSpec::new(
-                application.group_name(),
-                Attachment::Network(facts.network.clone()),
-            )
+            ..GroupSpec::new(application.group_name(), attachment)
         },
-        policy: redirect::sidecar_policy(),
+        policy: facts.resolver.policy(),
         application: application.clone(),
         facts: facts.clone(),
+    })
+}
+
+/// How names resolve in the group.
+fn dns(application: &Application, facts: &MeshFacts) -> Option<Dns> {
+    // What others made has a resolver configuration already.
+    if matches!(application.runner, Runner::Container { .. }) {
+        return None;
+    }
+    Some(Dns {
+        servers: match &facts.resolver {
+            Resolver::Servers { seen, .. } => seen.clone(),
+            // Docker writes its own address, and asks whom it asks anyway.
+            Resolver::Docker => Vec::new(),
+        },
+        search: vec![format!("{}.mesh", application.namespace)],
     })
 }
 
@@ -161,6 +223,9 @@ impl Application {
             service_account,
             services: Vec::new(),
             labels: BTreeMap::new(),
+            runner: Runner::Group,
+            image: None,
+            mounts: Vec::new(),
             command: command.into_iter().map(Into::into).collect(),
             environment: BTreeMap::new(),
             uid: NOBODY,
@@ -176,6 +241,27 @@ impl Application {
     /// The group it becomes: its name, followed by `.` and the namespace if that is not `default`.
     pub fn group_name(&self) -> Name {
         Name::of_workload(&self.name, &self.namespace)
+    }
+}
+
+// === impl Resolver ===
+
+impl Resolver {
+    /// Which traffic goes to a sidecar beside this resolver.
+    fn policy(&self) -> Policy {
+        let policy = redirect::sidecar_policy();
+        match self {
+            Self::Servers { .. } => policy,
+            Self::Docker => policy_beside_resolver(&policy),
+        }
+    }
+
+    /// Where the sidecar asks for names outside the mesh.
+    fn upstream(&self) -> Vec<SocketAddr> {
+        match self {
+            Self::Servers { upstream, .. } => upstream.clone(),
+            Self::Docker => vec![SocketAddr::new(RESOLVER, DNS)],
+        }
     }
 }
 
@@ -197,6 +283,9 @@ impl fmt::Debug for JoinToken {
         f.write_str("JoinToken(…)")
     }
 }
+
+/// The port of DNS.
+const DNS: u16 = 53;
 
 /// The user and group `nobody`, as on every distribution.
 const NOBODY: u32 = 65534;

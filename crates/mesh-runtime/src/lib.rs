@@ -16,6 +16,8 @@ mod capability;
 pub mod docker;
 mod enrol;
 mod error;
+#[cfg(feature = "docker")]
+pub mod image;
 pub mod inject;
 mod name;
 mod order;
@@ -30,16 +32,19 @@ pub use capability::Capability;
 pub use docker::{DockerEngine, DockerOptions};
 pub use enrol::{EnrolError, Enrolled, enrol};
 pub use error::RuntimeError;
-pub use inject::{Application, InjectedGroup, JoinToken, MeshFacts, Mode, inject};
+pub use inject::{
+    Application, InjectedGroup, JoinToken, MeshFacts, Mode, Resolver, Runner, inject,
+};
 pub use name::Name;
 pub use order::{order, start_group};
 pub use process::{ProcessEngine, supervisor};
+pub use redirect::{RESOLVER, policy_beside_resolver};
 pub use runtime::{
     Adoption, Creation, Event, EventStream, ExecOutput, LogOptions, LogStream, Pending, Removal,
     Runtime, Start, Stop,
 };
 pub use spec::{
     Attachment, Check, Condition, Contents, Dependency, DirectorySpec, Dns, FileSpec, GroupSpec,
-    NetworkSpec, Protocol, PublishedPort, Readiness, RestartPolicy, UnitSpec,
+    MountSpec, NetworkSpec, Protocol, PublishedPort, Readiness, RestartPolicy, UnitSpec,
 };
 pub use status::{Addresses, Exit, Group, GroupStatus, UnitState, UnitStats, UnitStatus};

@@ -112,7 +112,7 @@ pub trait Runtime: fmt::Debug + Send + Sync {
     /// Takes over what an earlier process left: finds what runs, removes what is half made.
     fn adopt(&self) -> Pending<'_, Adoption>;
 
-    /// Removes everything that this runtime ever made. Goes on after a failure and reports all.
+    /// Removes everything that this runtime ever made, but images that were built on purpose. Goes on after a failure and reports all.
     fn remove_all(&self) -> Pending<'_, ()>;
 }
 

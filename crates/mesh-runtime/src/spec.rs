@@ -89,6 +89,14 @@ pub enum Attachment {
     Network(Name),
     /// The network namespace in which the engine runs.
     Host,
+    /// The network namespace of a container that others made and run, with an address on this
+    /// network: it is attached there if it is not yet.
+    Container {
+        /// The runtime's own id of the container, in full.
+        id: String,
+        /// The network.
+        network: Name,
+    },
 }
 
 /// The resolver configuration of a group.
@@ -132,6 +140,10 @@ pub struct UnitSpec {
     pub working_directory: PathBuf,
     /// Capabilities that the command keeps; none by default, also for user 0.
     pub capabilities: BTreeSet<Capability>,
+    /// Directories and files of the machine that it sees in its image, where the runtime has
+    /// images. They are not the runtime's: removing the unit leaves them as they are.
+    #[serde(default)]
+    pub mounts: Vec<MountSpec>,
     /// Directories that are made before the files are written.
     pub directories: Vec<DirectorySpec>,
     /// Files that are written before it starts.
@@ -144,6 +156,18 @@ pub struct UnitSpec {
     pub after: Vec<Dependency>,
     /// How long a stop waits between TERM and KILL.
     pub stop_grace: Duration,
+}
+
+/// A directory or file of the machine in the image of a unit.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct MountSpec {
+    /// Absolute path on the machine, where it must be when the unit starts.
+    pub source: PathBuf,
+    /// Absolute path as the unit sees it.
+    pub target: PathBuf,
+    /// Whether the unit may only read it.
+    pub read_only: bool,
 }
 
 /// A directory of a unit.
@@ -259,6 +283,17 @@ impl NetworkSpec {
         }
     }
 
+    /// The network of Istio's install without Kubernetes, where the API server is 172.28.0.13:
+    /// bridge `istiomesh`, 172.28.0.0/16 and `fd6d:6573:681c::/64`.
+    pub fn istiomesh() -> Self {
+        Self {
+            name: Name::literal("istiomesh"),
+            bridge: "istiomesh".to_owned(),
+            v4: Ipv4Net::new_assert(Ipv4Addr::new(172, 28, 0, 0), 16),
+            v6: Ipv6Net::new_assert(Ipv6Addr::new(0xfd6d, 0x6573, 0x681c, 0, 0, 0, 0, 0), 64),
+        }
+    }
+
     /// The gateway of each family: the first address of the subnet, the host's own.
     pub fn gateways(&self) -> (Ipv4Addr, Ipv6Addr) {
         self.addresses(1)
@@ -314,6 +349,18 @@ impl NetworkSpec {
     }
 }
 
+// === impl Attachment ===
+
+impl Attachment {
+    /// The network on which a group with this attachment has an address.
+    pub fn network(&self) -> Option<&Name> {
+        match self {
+            Self::Network(network) | Self::Container { network, .. } => Some(network),
+            Self::Host => None,
+        }
+    }
+}
+
 // === impl GroupSpec ===
 
 impl GroupSpec {
@@ -345,6 +392,7 @@ impl UnitSpec {
             gid: 0,
             working_directory: PathBuf::from("/"),
             capabilities: BTreeSet::new(),
+            mounts: Vec::new(),
             directories: Vec::new(),
             files: Vec::new(),
             restart: RestartPolicy::Never,
@@ -370,6 +418,12 @@ impl UnitSpec {
             }
         }
         let paths = std::iter::once(("working_directory".to_owned(), &self.working_directory))
+            .chain(self.mounts.iter().enumerate().flat_map(|(index, it)| {
+                [
+                    (format!("mounts[{index}].source"), &it.source),
+                    (format!("mounts[{index}].target"), &it.target),
+                ]
+            }))
             .chain(numbered(
                 "directories",
                 self.directories.iter().map(|it| &it.path),

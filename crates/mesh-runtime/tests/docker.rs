@@ -5,6 +5,8 @@
 
 #[path = "conformance/lib.rs"]
 mod conformance;
+#[path = "docker/dockerd.rs"]
+mod dockerd;
 #[path = "docker/host.rs"]
 mod host;
 

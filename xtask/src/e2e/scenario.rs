@@ -10,20 +10,22 @@ mod redirect;
 mod routing;
 mod telemetry;
 
+pub(crate) use self::capture::addresses;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::daemon::Daemon;
 use super::row::Report;
 use super::world::{Step, World};
 
 /// Runs every row; whatever happens, the mesh is taken down at the end, unless it is to be kept.
-pub(crate) async fn run(root: &Path, home: &Path, keep: bool) -> Report {
-    let world = World::new(root, home);
+pub(crate) async fn run(world: World, keep: bool) -> Report {
+    let mut daemon = None;
     let interrupted = tokio::select! {
-        () = rows(&world) => false,
+        () = rows(&world, &mut daemon) => false,
         () = interrupt() => true,
     };
     if interrupted {
@@ -46,6 +48,11 @@ pub(crate) async fn run(root: &Path, home: &Path, keep: bool) -> Report {
         "`mesh down` takes everything down",
         down.map(|text| text.trim().replace('\n', "; ")),
     );
+    if let Some(daemon) = daemon
+        && let Err(why) = daemon.stop().await
+    {
+        world.record("the Docker daemon of the run stops", Err(why));
+    }
     Report {
         rows: world.into_rows(),
         seconds: 0,
@@ -53,8 +60,12 @@ pub(crate) async fn run(root: &Path, home: &Path, keep: bool) -> Report {
     }
 }
 
-async fn rows(world: &World) {
-    let ready = match prepare(world).await {
+async fn rows(world: &World, daemon: &mut Option<Daemon>) {
+    let prepared = match prepare(world).await {
+        Ok(()) => world.open_ground(daemon).await,
+        Err(why) => Err(why),
+    };
+    let ready = match prepared {
         Ok(()) => control_plane::comes_up(world).await,
         Err(why) => world.record("the ground is prepared", Err(why)),
     };
@@ -89,7 +100,7 @@ async fn prepare(world: &World) -> Step<()> {
     if !ip.success() {
         return Err(format!("`ip link set lo up`: {ip}"));
     }
-    let control = world.home().join("control");
+    let control = world.control();
     fs::create_dir_all(&control).map_err(io)?;
     // Instances run as several users and each makes its socket here.
     fs::set_permissions(&control, fs::Permissions::from_mode(0o1777)).map_err(io)

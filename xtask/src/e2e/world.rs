@@ -11,7 +11,9 @@ use mesh_tests::control::{self, Command};
 use serde_json::Value;
 use tokio::process::Command as Process;
 
+use super::daemon;
 use super::row::Row;
+use crate::Ground;
 
 /// What a step of the scenario fails with: a sentence that becomes the row's evidence.
 pub(crate) type Step<T> = Result<T, String>;
@@ -23,10 +25,15 @@ pub(crate) struct World {
     root: PathBuf,
     /// The run's directory.
     home: PathBuf,
+    /// What the mesh is installed on.
+    ground: Ground,
     /// The table so far; rows of phases that run at the same time come as they are known.
     rows: RefCell<Vec<Row>>,
     began: Instant,
 }
+
+/// The groups that are not the sample's, on whatever ground.
+const CONTROL_PLANE: [&str; 6] = ["control-plane", "etcd", "apiserver", "ca", "pilot", "mixer"];
 
 /// What a program said.
 #[derive(Debug)]
@@ -40,10 +47,11 @@ pub(crate) struct Said {
 }
 
 impl World {
-    pub(crate) fn new(root: &Path, home: &Path) -> Self {
+    pub(crate) fn new(root: &Path, home: &Path, ground: Ground) -> Self {
         Self {
             root: root.to_owned(),
             home: home.to_owned(),
+            ground,
             rows: RefCell::default(),
             began: Instant::now(),
         }
@@ -57,6 +65,16 @@ impl World {
     /// The run's directory.
     pub(crate) fn home(&self) -> &Path {
         &self.home
+    }
+
+    /// What the mesh is installed on.
+    pub(crate) fn ground(&self) -> Ground {
+        self.ground
+    }
+
+    /// The directory of control sockets.
+    pub(crate) fn control(&self) -> PathBuf {
+        self.home.join("control")
     }
 
     /// A program of the run.
@@ -108,7 +126,7 @@ impl World {
                 continue;
             };
             let is_named = failed.iter().any(|row| row.line().contains(&group_name));
-            if group_name != "control-plane" && !is_named {
+            if !CONTROL_PLANE.contains(&group_name.as_str()) && !is_named {
                 continue;
             }
             let units = group.get("units").and_then(Value::as_array);
@@ -176,10 +194,14 @@ impl World {
         self.says("kubectl", &all).await
     }
 
-    async fn says(&self, program: &str, arguments: &[&str]) -> Step<Said> {
+    pub(crate) async fn says(&self, program: &str, arguments: &[&str]) -> Step<Said> {
         let output = Process::new(self.bin(program))
             .args(arguments)
             .env("MESH_HOME", self.mesh_home())
+            .env(
+                "DOCKER_HOST",
+                format!("unix://{}", daemon::socket(&self.home).display()),
+            )
             .env("HOME", &self.home)
             .env(
                 "PATH",
@@ -205,7 +227,7 @@ impl World {
 
     /// The control socket of an instance of the sample.
     pub(crate) fn socket(&self, instance: &str) -> PathBuf {
-        self.home.join("control").join(format!("{instance}.sock"))
+        self.control().join(format!("{instance}.sock"))
     }
 
     /// Tells an instance to do something.

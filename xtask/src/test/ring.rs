@@ -105,6 +105,10 @@ pub(crate) const RINGS: &[Ring] = &[
             Need::Program("dockerd"),
             Need::Program("docker"),
             Need::Program("nft"),
+            Need::Program("etcd"),
+            Need::Program("etcdctl"),
+            Need::Program("envoy"),
+            Need::Program("kubectl"),
         ],
     },
     Ring {

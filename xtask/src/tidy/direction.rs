@@ -61,6 +61,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "mesh-model",
             "mesh-netfilter",
             "mesh-proto",
+            "mesh-runtime",
             "mesh-tests",
         ],
     ),

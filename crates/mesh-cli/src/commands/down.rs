@@ -1,6 +1,4 @@
-//! `mesh down`: removes what the process engine made, and nothing else.
-
-use mesh_runtime::Runtime as _;
+//! `mesh down`: removes what the engine made, and nothing else.
 
 use crate::connect::Home;
 use crate::exit::{Failure, OK, Outcome};
@@ -11,9 +9,11 @@ use crate::{engine, ground};
 /// The store and the keys stay, unless `--purge` is given.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Remove the state directory too: objects, keys, certificates.
+    /// Remove the state directory too: objects, keys, certificates; and images that were made.
     #[arg(long)]
     purge: bool,
+    #[command(flatten)]
+    engine: engine::Choice,
     #[command(flatten)]
     home: Home,
 }
@@ -25,7 +25,8 @@ pub(crate) async fn run(args: &Args) -> Outcome {
         return Ok(OK.into());
     }
     ground::check()?;
-    let engine = engine::open(home)?;
+    let record = args.engine.decide(home)?;
+    let engine = engine::open_recorded(&record, home).await?;
     let groups = engine.list(&std::collections::BTreeMap::new()).await;
     let groups = groups.map_err(|error| Failure::of(&error))?;
     engine
@@ -39,7 +40,16 @@ pub(crate) async fn run(args: &Args) -> Outcome {
             status.units.len()
         );
     }
+    let record = engine::Record {
+        up: false,
+        ..record
+    };
+    record.write(home)?;
     if args.purge {
+        if let Some(docker) = engine.docker() {
+            let removed = docker.remove_built().await;
+            removed.map_err(|error| engine::failed(&error))?;
+        }
         std::fs::remove_dir_all(home)
             .map_err(|error| Failure::doing(format!("removing {}", home.display()), &error))?;
         println!("removed {}", home.display());

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use mesh_runtime::{Exit, Name, Runtime as _};
+use mesh_runtime::{Exit, Name};
 
 use crate::connect::Home;
 use crate::engine;
@@ -21,11 +21,13 @@ pub(crate) struct Args {
     #[arg(last = true, required = true)]
     command: Vec<String>,
     #[command(flatten)]
+    engine: engine::Choice,
+    #[command(flatten)]
     home: Home,
 }
 
 pub(crate) async fn run(args: &Args) -> Outcome {
-    let engine = engine::open(&args.home.home)?;
+    let engine = engine::open(&args.engine, &args.home.home).await?;
     let output = engine
         .exec(&args.group, &args.unit, &args.command)
         .await

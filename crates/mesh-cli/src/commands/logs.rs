@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 
 use futures_util::stream::{self, StreamExt as _};
-use mesh_runtime::{LogOptions, Name, Runtime as _};
+use mesh_runtime::{LogOptions, Name};
 
 use crate::connect::Home;
 use crate::engine;
@@ -23,12 +23,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     tail: Option<usize>,
     #[command(flatten)]
+    engine: engine::Choice,
+    #[command(flatten)]
     home: Home,
 }
 
 pub(crate) async fn run(args: &Args) -> Outcome {
-    let engine = engine::open(&args.home.home)?;
-    let units = engine::units(&engine, &args.group, args.unit.as_ref()).await?;
+    let engine = engine::open(&args.engine, &args.home.home).await?;
+    let units = engine::units(&*engine, &args.group, args.unit.as_ref()).await?;
     let options = LogOptions {
         tail: args.tail,
         follow: args.follow,

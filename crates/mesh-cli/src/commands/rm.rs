@@ -1,6 +1,6 @@
 //! `mesh rm`: removes workloads of this machine, and nothing else.
 
-use mesh_runtime::{Name, Removal, Runtime as _};
+use mesh_runtime::{Name, Removal, RuntimeError};
 
 use crate::connect::Home;
 use crate::exit::{FAILURE, Failure, OK, Outcome, REFUSED};
@@ -15,22 +15,29 @@ pub(crate) struct Args {
     #[arg(required = true)]
     group: Vec<Name>,
     #[command(flatten)]
+    engine: engine::Choice,
+    #[command(flatten)]
     home: Home,
 }
 
 pub(crate) async fn run(args: &Args) -> Outcome {
-    if args
+    if let Some(group) = args
         .group
         .iter()
-        .any(|group| group.as_str() == engine::CONTROL_PLANE)
+        .find(|group| group.as_str() == engine::CONTROL_PLANE)
     {
-        let message = "`control-plane` is no workload, and the workloads need it";
-        return Err(Failure::new(message)
-            .with_code(REFUSED)
-            .with_hint("`mesh down` removes everything of this machine"));
+        return Err(no_workload(group));
     }
     ground::check()?;
-    let engine = engine::open(&args.home.home)?;
+    let engine = engine::open(&args.engine, &args.home.home).await?;
+    for name in &args.group {
+        match engine.group(name).await {
+            Ok(group) if engine::is_control_plane(&group.spec) => return Err(no_workload(name)),
+            // What is not there is said below, after what is there is gone.
+            Ok(_) | Err(RuntimeError::NotFound { .. }) => {}
+            Err(error) => return Err(Failure::of(&error)),
+        }
+    }
     let mut absent = Vec::new();
     for group in &args.group {
         match engine.remove_group(group).await {
@@ -47,4 +54,12 @@ pub(crate) async fn run(args: &Args) -> Outcome {
             .with_code(FAILURE)
             .with_hint("`mesh status` lists the groups"),
     )
+}
+
+fn no_workload(group: &Name) -> Failure {
+    Failure::new(format!(
+        "`{group}` is no workload, and the workloads need it"
+    ))
+    .with_code(REFUSED)
+    .with_hint("`mesh down` removes everything of this machine")
 }

@@ -1,24 +1,25 @@
 //! `mesh run`: an application with its sidecar on this machine.
 
 mod application;
+mod image;
 mod replace;
 
 use std::env;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use mesh_runtime::inject::APP_UNIT;
 use mesh_runtime::{
-    Application, Creation, EnrolError, Exit, JoinToken, LogOptions, MeshFacts, Name, NetworkSpec,
-    ProcessEngine, Runtime as _, RuntimeError, UnitState, enrol, inject,
+    Creation, EnrolError, Exit, LogOptions, Name, Runtime, RuntimeError, UnitState, enrol, inject,
 };
 
 use self::application::Description;
+pub(crate) use self::application::Part;
 use crate::connect::Connection;
-use crate::exit::{FAILURE, Failure, OK, Outcome, REFUSED, UNSUPPORTED, USAGE};
+use crate::exit::{FAILURE, Failure, OK, Outcome, REFUSED, USAGE};
+use crate::sidecar::{self, SidecarArgs};
 use crate::{engine, ground, join};
 
 /// Run an application with its sidecar.
@@ -35,12 +36,13 @@ pub(crate) struct Args {
     /// Remove a workload of the same name first, if there is one.
     #[arg(long)]
     replace: bool,
-    /// The Envoy binary; the one in PATH unless given.
-    #[arg(long, env = "ENVOY_BIN", value_name = "FILE")]
-    envoy: Option<PathBuf>,
+    #[command(flatten)]
+    sidecar: SidecarArgs,
     /// How long sidecar and application may each take to become ready, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     timeout: u64,
+    #[command(flatten)]
+    engine: engine::Choice,
     #[command(flatten)]
     connection: Connection,
 }
@@ -48,17 +50,19 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: &Args) -> Outcome {
     let directory =
         env::current_dir().map_err(|error| Failure::doing("looking where we are", &error))?;
-    let application = args.description.application(&directory, args.detach)?;
+    let mut application = args.description.application(&directory, args.detach)?;
     ground::check()?;
-    let envoy = envoy(args.envoy.as_deref())?;
-    let engine = engine::open(&args.connection.home.home)?;
-    let network = network(&engine).await?;
-    replace::make_room(&engine, &application, args.replace).await?;
-    let (facts, token) = join_mesh(args, &application, &network, envoy).await?;
+    let engine = engine::open(&args.engine, &args.connection.home.home).await?;
+    image::settle(&engine, &mut application, args.description.has_user()).await?;
+    let ground = args.sidecar.ground(&engine).await?;
+    replace::make_room(&*engine, &application, args.replace).await?;
+    let client = args.connection.client().await?;
+    let facts = ground.facts(join::facts(&client).await?);
+    let token = sidecar::token(&client, &application).await?;
     let injected = inject(&application, &facts)
         .map_err(|problems| Failure::new(problems.to_string()).with_code(USAGE))?;
     let limit = Duration::from_secs(args.timeout);
-    let enrolled = enrol(&engine, &injected, &token, limit)
+    let enrolled = enrol(&*engine, &injected, &token, limit)
         .await
         .map_err(|error| not_enrolled(&error))?;
 
@@ -76,7 +80,7 @@ pub(crate) async fn run(args: &Args) -> Outcome {
         );
         return Ok(OK.into());
     }
-    let outcome = attend(&engine, &group).await;
+    let outcome = attend(&*engine, &group).await;
     engine
         .remove_group(&group)
         .await
@@ -84,48 +88,8 @@ pub(crate) async fn run(args: &Args) -> Outcome {
     outcome
 }
 
-async fn network(engine: &ProcessEngine) -> Result<NetworkSpec, Failure> {
-    engine
-        .network(&NetworkSpec::mesh().name)
-        .await
-        .map_err(|error| {
-            Failure::of(&error).with_hint("`mesh up` makes the network of the workloads")
-        })
-}
-
-/// Where the mesh is, and a token for the application's account, which is made where it is missing.
-async fn join_mesh(
-    args: &Args,
-    application: &Application,
-    network: &NetworkSpec,
-    envoy: PathBuf,
-) -> Result<(MeshFacts, JoinToken), Failure> {
-    let client = args.connection.client().await?;
-    let found = join::facts(&client).await?;
-    let (namespace, account) = (&application.namespace, &application.service_account);
-    join::ensure_account(&client, namespace, account).await?;
-    let token = join::token(&client, namespace, account, TOKEN_TTL).await?;
-    let gateways = network.gateways();
-    let facts = MeshFacts {
-        trust_domain: found.trust_domain,
-        pilots: found.pilots,
-        cas: found.cas,
-        root_hashes: found.root_hashes,
-        mesh: engine::program()?,
-        envoy: Some(envoy),
-        network: network.name.clone(),
-        name_servers: vec![gateways.0.into(), gateways.1.into()],
-        upstream_dns: application::name_servers(
-            &std::fs::read_to_string(RESOLV_CONF).unwrap_or_default(),
-        ),
-        // The CA decides.
-        certificate_ttl_seconds: None,
-    };
-    Ok((facts, JoinToken::new(token)))
-}
-
 /// Shows what the application writes until it ends or somebody presses Ctrl-C.
-async fn attend(engine: &ProcessEngine, group: &Name) -> Outcome {
+async fn attend(engine: &dyn Runtime, group: &Name) -> Outcome {
     let app = engine::name(APP_UNIT)?;
     let options = LogOptions {
         tail: None,
@@ -169,25 +133,8 @@ async fn attend(engine: &ProcessEngine, group: &Name) -> Outcome {
     })
 }
 
-/// The binary as a full path: units have another PATH.
-fn envoy(given: Option<&Path>) -> Result<PathBuf, Failure> {
-    let found = match given {
-        Some(path) => Some(path.to_path_buf()),
-        None => env::split_paths(&env::var_os("PATH").unwrap_or_default())
-            .map(|directory| directory.join("envoy"))
-            .find(|path| path.is_file()),
-    };
-    let found = found.ok_or_else(|| {
-        Failure::new("there is no `envoy` in PATH")
-            .with_code(UNSUPPORTED)
-            .with_hint("install Envoy, or name its binary with --envoy")
-    })?;
-    std::fs::canonicalize(&found)
-        .map_err(|error| Failure::doing(format!("looking for {}", found.display()), &error))
-}
-
 /// With the last words of the unit that failed: its log is gone with the group.
-fn not_enrolled(error: &EnrolError) -> Failure {
+pub(crate) fn not_enrolled(error: &EnrolError) -> Failure {
     let failure = Failure::of(error);
     let EnrolError::Runtime { source, log, .. } = error else {
         return failure;
@@ -204,11 +151,5 @@ fn not_enrolled(error: &EnrolError) -> Failure {
     }
 }
 
-/// The token is used once, within seconds; the least that the API server gives.
-const TOKEN_TTL: Duration = Duration::from_secs(600);
-
 /// The exit code of a command that Ctrl-C ended, as shells have it.
 const INTERRUPTED: u8 = 130;
-
-/// Where the machine's own name servers are.
-const RESOLV_CONF: &str = "/etc/resolv.conf";

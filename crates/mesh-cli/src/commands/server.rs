@@ -32,6 +32,15 @@ pub(crate) struct Args {
     /// Address and port of the API, instead of 6443 at `--listen`; may be repeated.
     #[arg(long)]
     api_listen: Vec<SocketAddr>,
+    /// A name by which clients call the API, for its certificate; may be repeated, or joined by
+    /// commas.
+    #[arg(
+        long,
+        env = "MESH_SERVER_API_NAME",
+        value_delimiter = ',',
+        value_name = "NAME"
+    )]
+    api_name: Vec<String>,
     /// Address and port of CA and Pilot, instead of 15012 at `--listen`.
     #[arg(long)]
     grpc_listen: Option<SocketAddr>,
@@ -142,6 +151,7 @@ fn config(args: &Args) -> Result<ServerConfig, Failure> {
         home: args.home.clone(),
         listen: listen.with_api_on_loopback(),
         advertise: args.advertise.clone(),
+        api_names: args.api_name.clone(),
         store: match args.store {
             Store::Redb => StoreConfig::file(args.home.join(STORE_FILE)),
             Store::Etcd => StoreConfig::etcd(

@@ -6,8 +6,6 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use mesh_runtime::Runtime as _;
-
 use crate::connect::Home;
 use crate::engine;
 use crate::exit::{DRIFT, Failure, OK, Outcome};
@@ -22,6 +20,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     format: Format,
     #[command(flatten)]
+    engine: engine::Choice,
+    #[command(flatten)]
     home: Home,
 }
 
@@ -34,7 +34,7 @@ pub(crate) async fn run(args: &Args) -> Outcome {
         ))
         .with_hint("`mesh up` starts the control plane on this machine"));
     }
-    let engine = engine::open(home)?;
+    let engine = engine::open(&args.engine, home).await?;
     let groups = engine
         .list(&BTreeMap::new())
         .await

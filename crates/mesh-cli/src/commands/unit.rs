@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mesh_runtime::{Name, Runtime as _, Start, Stop};
+use mesh_runtime::{Name, Start, Stop};
 
 use crate::connect::Home;
 use crate::exit::{Failure, OK, Outcome};
@@ -19,14 +19,16 @@ pub(crate) struct Args {
     /// One of its units; all without.
     unit: Option<Name>,
     #[command(flatten)]
+    engine: engine::Choice,
+    #[command(flatten)]
     home: Home,
 }
 
 /// `mesh stop`.
 pub(crate) async fn stop(args: &Args) -> Outcome {
     ground::check()?;
-    let engine = engine::open(&args.home.home)?;
-    let mut units = engine::units(&engine, &args.group, args.unit.as_ref()).await?;
+    let engine = engine::open(&args.engine, &args.home.home).await?;
+    let mut units = engine::units(&*engine, &args.group, args.unit.as_ref()).await?;
     units.reverse();
     for unit in units {
         let outcome = engine
@@ -45,15 +47,15 @@ pub(crate) async fn stop(args: &Args) -> Outcome {
 /// `mesh start`.
 pub(crate) async fn start(args: &Args) -> Outcome {
     ground::check()?;
-    let engine = engine::open(&args.home.home)?;
+    let engine = engine::open(&args.engine, &args.home.home).await?;
     if args.unit.is_none() {
-        mesh_runtime::start_group(&engine, &args.group, PATIENCE)
+        mesh_runtime::start_group(&*engine, &args.group, PATIENCE)
             .await
             .map_err(|e| Failure::of(&e))?;
         println!("{} is ready", args.group);
         return Ok(OK.into());
     }
-    for unit in engine::units(&engine, &args.group, args.unit.as_ref()).await? {
+    for unit in engine::units(&*engine, &args.group, args.unit.as_ref()).await? {
         let outcome = engine
             .start_unit(&args.group, &unit)
             .await

@@ -1,32 +1,38 @@
-//! `mesh up`: the control plane on this machine, as units of the process engine.
+//! `mesh up`: the control plane on this machine, as processes or in containers.
 
-mod plan;
+mod docker;
+mod process;
 
 use std::fs;
-use std::time::Duration;
 
 use http::Request;
 use kube::Client;
-use mesh_runtime::{Creation, NetworkSpec, Runtime as _, start_group};
+use mesh_model::sidecar::API_PORT;
 use serde_json::{Value, json};
 
 use crate::connect::{self, Home};
+use crate::engine::{self, Engine, Store};
 use crate::exit::{Failure, OK, Outcome};
-use crate::{engine, ground};
-use plan::Plan;
-
-/// How long a unit of the control plane may take to become ready.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::{ground, image};
 
 /// Start the control plane on this machine.
 ///
-/// A second call starts what does not run and changes nothing else.
+/// A second call starts what does not run and changes nothing else. On Docker the images are made
+/// first, where they are missing or not up to date.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Run API server, CA, Pilot and Mixer as four processes instead of one.
+    /// Run API server, CA, Pilot and Mixer as four processes instead of one; on Docker they always
+    /// are four containers.
     #[arg(long)]
     separate: bool,
-    /// IPv4 subnet of the workloads, 10.213.0.0/16 unless given; its first address is this machine's.
+    /// What the API server keeps objects in; on Docker `etcd` unless given, else `file`.
+    #[arg(long, value_enum)]
+    store: Option<Store>,
+    /// Port of this machine's loopback at which the API server is reached, on Docker.
+    #[arg(long, value_name = "PORT", default_value_t = API_PORT)]
+    api_port: u16,
+    /// IPv4 subnet of the workloads, 10.213.0.0/16 unless given, on Docker 172.28.0.0/16; its first
+    /// address is this machine's.
     #[arg(long, value_name = "CIDR")]
     subnet: Option<ipnet::Ipv4Net>,
     /// IPv6 subnet of the workloads.
@@ -39,48 +45,28 @@ pub(crate) struct Args {
     #[arg(long)]
     permissive: bool,
     #[command(flatten)]
+    programs: image::Programs,
+    #[command(flatten)]
+    engine: engine::Choice,
+    #[command(flatten)]
     home: Home,
 }
 
 pub(crate) async fn run(args: &Args) -> Outcome {
     ground::check()?;
-    let home = &args.home.home;
-    fs::create_dir_all(home)
-        .map_err(|error| Failure::doing(format!("making {}", home.display()), &error))?;
-    let engine = engine::open(home)?;
-    let of = |error: mesh_runtime::RuntimeError| Failure::of(&error);
-
-    let mut network = NetworkSpec::mesh();
-    network.v4 = args.subnet.unwrap_or(network.v4);
-    network.v6 = args.subnet6.unwrap_or(network.v6);
-    engine.create_network(&network).await.map_err(of)?;
-    let plan = Plan {
-        program: engine::program()?,
-        home: home.clone(),
-        gateway: network.gateways().0,
-        separate: args.separate,
-        certificate_ttl: args.certificate_ttl,
+    let record = args.engine.decide_anew(&args.home.home, args.store)?;
+    let doing = |error: std::io::Error| {
+        Failure::doing(format!("making {}", args.home.home.display()), &error)
     };
-    let group = Plan::group()?;
-    engine.create_group(&group).await.map_err(of)?;
-    let units = plan.units()?;
-    for unit in &units {
-        let state = match engine.create_unit(&group.name, unit).await.map_err(of)? {
-            Creation::Created => "created",
-            Creation::Exists => "is there",
-        };
-        eprintln!("{}: {state}", unit.name);
-    }
-    let hint = format!("see `mesh logs {}`", group.name);
-    let late = |error: mesh_runtime::RuntimeError| Failure::of(&error).with_hint(&hint);
-    start_group(&engine, &group.name, PATIENCE)
-        .await
-        .map_err(late)?;
-    for unit in &units {
-        engine
-            .wait_ready(&group.name, &unit.name, PATIENCE)
-            .await
-            .map_err(late)?;
+    fs::create_dir_all(&args.home.home).map_err(doing)?;
+    // Others get it as a path: units, supervisors, a daemon.
+    let home = &fs::canonicalize(&args.home.home).map_err(doing)?;
+    let engine = engine::open_recorded(&record, home).await?;
+    let record = engine::Record { up: true, ..record };
+    record.write(home)?;
+    match &engine {
+        Engine::Process(engine) => process::bring_up(engine, args, home).await?,
+        Engine::Docker(engine) => docker::bring_up(engine, args, record.store, home).await?,
     }
 
     let file = home.join("kubeconfig");

@@ -76,6 +76,7 @@ async fn serve(order: Order) {
         roles: order.roles.parse().unwrap(),
         listen: Listen::at(order.address),
         advertise: Vec::new(),
+        api_names: Vec::new(),
         store: match order.etcd {
             Some(url) => StoreConfig::etcd(vec![url], EtcdTls::default()),
             None => StoreConfig::file(order.home.join("store.redb")),

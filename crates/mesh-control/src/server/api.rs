@@ -47,7 +47,7 @@ async fn serve(context: &Context, store: Arc<dyn Store>) -> Result<ApiHandle, Se
         listen: config.listen.api.clone(),
         home: context.home().to_owned(),
         advertise: config.advertise.clone(),
-        names: Vec::new(),
+        names: config.api_names.clone(),
         store,
         history: crate::api::DEFAULT_HISTORY,
     };

@@ -44,6 +44,7 @@ impl Plane {
             home: home.path().to_owned(),
             listen: listen.clone(),
             advertise: Vec::new(),
+            api_names: Vec::new(),
             store: StoreConfig::file(home.path().join("store.redb")),
             kubeconfig: None,
             trust_domain: None,

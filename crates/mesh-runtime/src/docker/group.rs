@@ -29,7 +29,7 @@ pub(super) struct Owner {
     pub(super) id: String,
     pub(super) status: Option<Status>,
     /// Process id of the pause program, while it runs.
-    pid: Option<i64>,
+    pub(super) pid: Option<i64>,
     /// When the namespace began, in milliseconds since 1970, while it is there.
     pub(super) since: Option<u64>,
     pub(super) group: Group,
@@ -56,11 +56,15 @@ impl Engine {
             };
             return Ok((Creation::Exists, owner.group));
         }
-        let network = match &spec.attachment {
-            Attachment::Host => None,
-            Attachment::Network(name) => Some(self.network(name).await?),
+        let network = match spec.attachment.network() {
+            None => None,
+            Some(name) => Some(self.network(name).await?),
         };
         self.ensure_pause_image().await?;
+        if let (Attachment::Container { id, .. }, Some(network)) = (&spec.attachment, &network) {
+            let addresses = self.attach(id, spec, network).await?;
+            return self.make_group(spec, Some(addresses)).await;
+        }
         let mut taken = match &network {
             Some(network) => self.taken(network).await?,
             None => BTreeSet::new(),
@@ -70,7 +74,8 @@ impl Engine {
                 Some(network) => Some((network, address::choose(network, spec, &taken)?)),
                 None => None,
             };
-            match self.make_group(spec, number).await {
+            let chosen = number.map(|(network, number)| addresses(network, number));
+            match self.make_group(spec, chosen).await {
                 // A container of somebody else has it: the daemon alone knows.
                 Err(RuntimeError::InUse {
                     kind: "address", ..
@@ -83,13 +88,8 @@ impl Engine {
     async fn make_group(
         &self,
         spec: &GroupSpec,
-        number: Option<(&NetworkSpec, u32)>,
+        addresses: Option<Addresses>,
     ) -> Result<(Creation, Group), RuntimeError> {
-        let addresses = number.map(|(network, number)| {
-            let (v4, v6) = network.addresses(number);
-            let gateways = network.gateways();
-            Addresses { v4, v6, gateways }
-        });
         let place = Place {
             addresses,
             directory: self.notes.files(&spec.name),
@@ -241,7 +241,7 @@ impl Engine {
             .filter(|_| runs)
             .and_then(|state| state::millis(state.started_at.as_deref()));
         let pid = state.filter(|_| runs).and_then(|state| state.pid);
-        let has_namespace = matches!(spec.attachment, Attachment::Network(_));
+        let has_namespace = spec.attachment.network().is_some();
         let namespace = pid
             .filter(|_| has_namespace)
             .map(|pid| PathBuf::from(format!("/proc/{pid}/ns/net")));
@@ -295,6 +295,9 @@ impl Engine {
             None if !units.is_empty() => Removal::Removed,
             None => Removal::Absent,
         };
+        if let (true, Some(owner)) = (errors.is_empty(), &owner) {
+            errors.extend(self.let_go(owner).await.err());
+        }
         if errors.is_empty() {
             let id = self.names.group(name);
             errors.extend(self.dismantle(name, &id).await.err());
@@ -307,7 +310,7 @@ impl Engine {
     }
 
     /// Removes what a group is without its units: container, files, notes.
-    async fn dismantle(&self, name: &Name, container: &str) -> Result<(), RuntimeError> {
+    pub(super) async fn dismantle(&self, name: &Name, container: &str) -> Result<(), RuntimeError> {
         self.remove_container(container).await?;
         let directory = self.notes.group(name);
         blocking(move || match std::fs::remove_dir_all(&directory) {
@@ -388,16 +391,23 @@ impl Engine {
     }
 
     /// The host numbers of a network that groups have.
-    async fn taken(&self, network: &NetworkSpec) -> Result<BTreeSet<u32>, RuntimeError> {
+    pub(super) async fn taken(&self, network: &NetworkSpec) -> Result<BTreeSet<u32>, RuntimeError> {
         let groups = self.groups().await?;
-        let on_it = groups.iter().filter(
-            |(spec, _)| matches!(&spec.attachment, Attachment::Network(name) if *name == network.name),
-        );
+        let on_it = groups
+            .iter()
+            .filter(|(spec, _)| spec.attachment.network() == Some(&network.name));
         let addresses = on_it.filter_map(|(_, place)| place.addresses);
         Ok(addresses
             .filter_map(|it| network.host_number(it.v4))
             .collect())
     }
+}
+
+/// The addresses of one host number.
+pub(super) fn addresses(network: &NetworkSpec, number: u32) -> Addresses {
+    let (v4, v6) = network.addresses(number);
+    let gateways = network.gateways();
+    Addresses { v4, v6, gateways }
 }
 
 // === impl Owner ===

@@ -42,6 +42,18 @@ impl fmt::Display for Progress {
     }
 }
 
+/// What an image says of the containers that run in it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct ImageFacts {
+    /// Its user, as in `1000:1000` or `www-data`; root when empty.
+    pub user: String,
+    /// Where its command starts.
+    pub working_directory: PathBuf,
+    /// Its entry point with the arguments that it gets by default.
+    pub command: Vec<String>,
+}
+
 // === impl Engine ===
 
 impl Engine {
@@ -75,7 +87,8 @@ impl Engine {
         let pieces = stream::unfold(receiver, async |mut receiver| {
             receiver.recv().await.map(|piece| (piece, receiver))
         });
-        let imported = self.import_archive(image, pieces, progress).await;
+        let changes = self.changes("image");
+        let imported = self.import_archive(image, pieces, changes, progress).await;
         // It ends by itself: with its last piece, or when nobody takes them.
         let packed = packing.await.map_err(io::Error::other).and_then(|it| it);
         match (imported, packed) {
@@ -90,23 +103,28 @@ impl Engine {
         }
     }
 
-    async fn import_archive(
+    /// By its labels an image is found again.
+    pub(super) fn changes(&self, kind: &str) -> Vec<String> {
+        let labels = self.names.labels(kind);
+        let labels = labels.iter();
+        labels
+            .map(|(key, value)| format!("LABEL {key}={value}"))
+            .collect()
+    }
+
+    pub(super) async fn import_archive(
         &self,
         image: &str,
         pieces: impl Stream<Item = Bytes> + Send + 'static,
+        changes: Vec<String>,
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<(), RuntimeError> {
         let (repository, tag) = split(image);
-        let labels = self.names.labels("image");
         let options = CreateImageOptions {
             from_src: Some("-".to_owned()),
             repo: Some(repository.to_owned()),
             tag: Some(tag.to_owned()),
-            // By its labels it is found again.
-            changes: labels
-                .iter()
-                .map(|(key, value)| format!("LABEL {key}={value}"))
-                .collect(),
+            changes,
             ..CreateImageOptions::default()
         };
         let body = bollard::body_stream(pieces);
@@ -143,6 +161,26 @@ impl Engine {
         Ok(())
     }
 
+    /// What an image says; none if it is not there.
+    pub(super) async fn image(&self, image: &str) -> Result<Option<ImageFacts>, RuntimeError> {
+        let looked = self.daemon.api.inspect_image(image).await;
+        let there = found(looked).map_err(|error| {
+            self.daemon
+                .failed(format!("look at image `{image}`"), error)
+        })?;
+        Ok(there.map(|there| {
+            let config = there.config.unwrap_or_default();
+            let directory = config.working_dir.filter(|it| !it.is_empty());
+            let mut command = config.entrypoint.unwrap_or_default();
+            command.extend(config.cmd.unwrap_or_default());
+            ImageFacts {
+                user: config.user.unwrap_or_default(),
+                working_directory: directory.unwrap_or_else(|| "/".to_owned()).into(),
+                command,
+            }
+        }))
+    }
+
     /// Makes the image of pause containers, unless it is there.
     pub(super) async fn ensure_pause_image(&self) -> Result<(), RuntimeError> {
         let image = self.names.pause_image();
@@ -162,7 +200,9 @@ impl Engine {
         let packed = pause_archive(&program)
             .map_err(|error| RuntimeError::system("pack the pause program", error))?;
         let pieces = stream::iter([Bytes::from(packed)]);
-        self.import_archive(&image, pieces, &mut |_| {}).await
+        let changes = self.changes("image");
+        self.import_archive(&image, pieces, changes, &mut |_| {})
+            .await
     }
 
     /// Removes all images that the engine imported.
@@ -180,7 +220,7 @@ impl Engine {
         Ok(())
     }
 
-    async fn forget_image(&self, image: &str) -> Result<(), RuntimeError> {
+    pub(super) async fn forget_image(&self, image: &str) -> Result<(), RuntimeError> {
         let options = RemoveImageOptions {
             force: true,
             ..RemoveImageOptions::default()
@@ -213,8 +253,8 @@ fn pause_archive(program: &[u8]) -> io::Result<Vec<u8>> {
 pub(super) const PAUSE: &str = "pause";
 
 /// Hands an archive over in pieces, while it is made.
-struct Pieces {
-    sender: mpsc::Sender<Bytes>,
+pub(super) struct Pieces {
+    pub(super) sender: mpsc::Sender<Bytes>,
 }
 
 impl Write for Pieces {
@@ -231,8 +271,8 @@ impl Write for Pieces {
     }
 }
 
-/// How many pieces of an archive wait for the daemon: of 512 bytes to 8 KiB each.
-const PIECES: usize = 64;
+/// How many pieces of an archive wait for the daemon.
+pub(super) const PIECES: usize = 64;
 
 /// An image with a tag or a digest. Without one, the daemon would pull all there are.
 fn tagged(image: &str) -> String {
@@ -244,7 +284,7 @@ fn tagged(image: &str) -> String {
 }
 
 /// Repository and tag. A `:` before the last `/` belongs to the port of a registry.
-fn split(image: &str) -> (&str, &str) {
+pub(super) fn split(image: &str) -> (&str, &str) {
     match image.rsplit_once(':') {
         Some((repository, tag)) if !tag.contains('/') => (repository, tag),
         _ => (image, "latest"),

@@ -9,7 +9,7 @@ use crate::{Addresses, Name, RuntimeError};
 
 /// Whose it is: the owner of the engine.
 pub(super) const ENGINE: &str = "mesh.engine";
-/// `network`, `group`, `unit` or `image`.
+/// `network`, `group`, `unit`, `image` (imported) or `built`.
 pub(super) const KIND: &str = "mesh.kind";
 /// The group that a container belongs to.
 pub(super) const GROUP: &str = "mesh.group";
@@ -17,6 +17,8 @@ pub(super) const GROUP: &str = "mesh.group";
 pub(super) const UNIT: &str = "mesh.unit";
 /// What was asked for, as JSON.
 pub(super) const SPEC: &str = "mesh.spec";
+/// What an image was built from: a digest of it.
+pub(super) const CONTENT: &str = "mesh.content";
 /// What a group was given, as JSON ([`Place`]).
 pub(super) const PLACE: &str = "mesh.place";
 
@@ -59,6 +61,11 @@ impl Names {
         [(ENGINE, self.owner.as_str()), (KIND, kind)]
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .into()
+    }
+
+    /// What is kept with the attachment of a container of others to a network.
+    pub(super) fn mark(&self) -> HashMap<String, String> {
+        [(ENGINE.to_owned(), self.owner.to_string())].into()
     }
 
     /// Whether something with these labels is ours and of this kind.

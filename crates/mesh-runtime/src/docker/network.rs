@@ -4,7 +4,7 @@ use bollard::errors::Error;
 
 use super::daemon::{found, message};
 use super::{Engine, label, plan};
-use crate::{Attachment, Creation, Name, NetworkSpec, Removal, RuntimeError};
+use crate::{Creation, Name, NetworkSpec, Removal, RuntimeError};
 
 impl Engine {
     pub(super) async fn create_network(
@@ -66,7 +66,7 @@ impl Engine {
             by,
         };
         for (group, _) in self.groups().await? {
-            if matches!(&group.attachment, Attachment::Network(network) if network == name) {
+            if group.attachment.network() == Some(name) {
                 return Err(in_use(format!("group `{}`", group.name)));
             }
         }

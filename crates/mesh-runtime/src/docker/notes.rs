@@ -6,6 +6,7 @@
 //!               /rules.json         when its redirect rules were set
 //!               /<unit>.stopped     the run that was stopped
 //!               /<unit>.ready       the run that was ready, and when
+//! <root>/.held-<container>          the run of a container of others that was paused
 //! ```
 //!
 //! Each note names the run that it is about by the time of its start, so an old one says nothing.
@@ -92,6 +93,28 @@ impl Notes {
     pub(super) fn remove(&self, group: &Name, unit: &Name) -> Result<(), RuntimeError> {
         self.forget(group, About::Stopped(unit))?;
         self.forget(group, About::Ready(unit))
+    }
+
+    /// Notes that this run of a container of others was paused.
+    pub(super) fn hold(&self, container: &str, run: u64) -> Result<(), RuntimeError> {
+        let at = crate::process::now_millis();
+        record::write(&self.held(container), &Note { run, at })
+    }
+
+    /// The run of a container of others that was paused and not released.
+    pub(super) fn held_run(&self, container: &str) -> Result<Option<u64>, RuntimeError> {
+        let note: Option<Note> = record::read(&self.held(container))?;
+        Ok(note.map(|note| note.run))
+    }
+
+    /// Forgets that a container of others was paused.
+    pub(super) fn release(&self, container: &str) -> Result<(), RuntimeError> {
+        crate::process::network::remove_file(&self.held(container))
+    }
+
+    fn held(&self, container: &str) -> PathBuf {
+        // No name of a group begins so.
+        self.root.join(format!(".held-{container}"))
     }
 
     fn path(&self, group: &Name, about: About<'_>) -> PathBuf {

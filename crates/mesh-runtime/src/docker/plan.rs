@@ -4,14 +4,14 @@ use std::collections::HashMap;
 
 use bollard::models::{
     ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HealthConfig, HostConfig,
-    HostConfigLogConfig, Ipam, IpamConfig, NetworkCreateRequest, NetworkingConfig, PortBinding,
-    RestartPolicy as DockerRestart, RestartPolicyNameEnum,
+    HostConfigLogConfig, Ipam, IpamConfig, Mount, MountType, NetworkCreateRequest,
+    NetworkingConfig, PortBinding, RestartPolicy as DockerRestart, RestartPolicyNameEnum,
 };
 
 use super::label::{self, Names, Place};
 use crate::{
-    Attachment, GroupSpec, NetworkSpec, Protocol, PublishedPort, RestartPolicy, RuntimeError,
-    UnitSpec,
+    Attachment, GroupSpec, MountSpec, NetworkSpec, Protocol, PublishedPort, RestartPolicy,
+    RuntimeError, UnitSpec,
 };
 
 /// A network with a bridge of the name that was asked for, and subnets of both families.
@@ -74,6 +74,8 @@ pub(super) fn pause(
     let mut networking = None;
     match &spec.attachment {
         Attachment::Host => host.network_mode = Some("host".to_owned()),
+        // Everything about the network is the container's that is joined.
+        Attachment::Container { id, .. } => host.network_mode = Some(joining(id)),
         Attachment::Network(network) => {
             let network = names.network(network);
             host.network_mode = Some(network.clone());
@@ -131,7 +133,7 @@ impl UnitPlan<'_> {
         labels.insert(label::SPEC.to_owned(), text);
         let network = match &self.group.attachment {
             Attachment::Host => "host".to_owned(),
-            Attachment::Network(_) => format!("container:{}", self.pause),
+            Attachment::Network(_) | Attachment::Container { .. } => joining(self.pause),
         };
         let log = HostConfigLogConfig {
             typ: Some("json-file".to_owned()),
@@ -148,6 +150,8 @@ impl UnitPlan<'_> {
             binds: self
                 .directory
                 .map(|it| vec![format!("{0}:{0}", it.display())]),
+            // Unlike a bind, a mount of something that is not there is refused, not made.
+            mounts: Some(spec.mounts.iter().map(mount).collect()),
             log_config: self.limits_logs.then_some(log),
             ..hardened()
         };
@@ -173,6 +177,21 @@ impl UnitPlan<'_> {
             host_config: Some(host),
             ..ContainerCreateBody::default()
         })
+    }
+}
+
+/// The network mode of a container that joins the network namespace of another.
+fn joining(container: &str) -> String {
+    format!("container:{container}")
+}
+
+fn mount(spec: &MountSpec) -> Mount {
+    Mount {
+        typ: Some(MountType::BIND),
+        source: Some(spec.source.display().to_string()),
+        target: Some(spec.target.display().to_string()),
+        read_only: Some(spec.read_only),
+        ..Mount::default()
     }
 }
 

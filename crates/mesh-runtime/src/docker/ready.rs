@@ -109,7 +109,7 @@ impl Engine {
         let status = match owner.group.spec.attachment {
             // The daemon's host is this machine, so that is where we are.
             Attachment::Host => super::blocking(move || Ok(ask())).await,
-            Attachment::Network(_) => {
+            Attachment::Network(_) | Attachment::Container { .. } => {
                 owner
                     .within(move |namespace| {
                         Ok(netns::within(Some(namespace), ask).and_then(|asked| asked))

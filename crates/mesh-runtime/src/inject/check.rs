@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mesh_model::sidecar::PROXY_UID;
 use mesh_model::{Problem, Problems, WorkloadPort, WorkloadService};
 
-use super::{Application, MeshFacts};
+use super::{Application, MeshFacts, Resolver, Runner};
 
 /// Everything that is wrong, with the paths of the fields.
 pub(super) fn problems(application: &Application, facts: &MeshFacts) -> Problems {
@@ -19,7 +19,9 @@ pub(super) fn problems(application: &Application, facts: &MeshFacts) -> Problems
             ));
         }
     }
-    if application.command.first().is_none_or(String::is_empty) {
+    let needs_command = application.runner == Runner::Group
+        && (application.image.is_none() || !application.command.is_empty());
+    if needs_command && application.command.first().is_none_or(String::is_empty) {
         problems.push(Problem::new("command", "", "a program and its arguments"));
     }
     if application.group_name().as_str() == CONTROL_PLANE {
@@ -34,7 +36,7 @@ pub(super) fn problems(application: &Application, facts: &MeshFacts) -> Problems
     problems
 }
 
-fn check_services(services: &[WorkloadService], problems: &mut Problems) {
+pub(super) fn check_services(services: &[WorkloadService], problems: &mut Problems) {
     // What is spoken at a port is one thing, also when two services share it.
     let mut spoken = BTreeMap::new();
     let mut seen = Vec::new();
@@ -87,6 +89,7 @@ fn check_port(path: &str, port: &WorkloadPort, problems: &mut Problems) {
 }
 
 fn check_facts(facts: &MeshFacts, problems: &mut Problems) {
+    let sees_none = matches!(&facts.resolver, Resolver::Servers { seen, .. } if seen.is_empty());
     let lists = [
         ("pilots", facts.pilots.is_empty(), "an address of Pilot"),
         ("cas", facts.cas.is_empty(), "an address of the CA"),
@@ -96,8 +99,8 @@ fn check_facts(facts: &MeshFacts, problems: &mut Problems) {
             "the hash of a root to trust at first",
         ),
         (
-            "name_servers",
-            facts.name_servers.is_empty(),
+            "resolver.seen",
+            sees_none,
             "an address to send DNS queries to",
         ),
     ];

@@ -46,11 +46,14 @@ fn facts() -> MeshFacts {
         pilots: vec!["10.213.0.1:15012".parse().unwrap()],
         cas: vec!["10.213.0.1:15012".parse().unwrap()],
         root_hashes: vec!["00ff".to_owned()],
+        image: None,
         mesh: "/usr/bin/mesh".into(),
         envoy: None,
         network: "mesh".parse().unwrap(),
-        name_servers: vec!["10.213.0.1".parse().unwrap()],
-        upstream_dns: vec!["192.0.2.53:53".parse().unwrap()],
+        resolver: Resolver::Servers {
+            seen: vec!["10.213.0.1".parse().unwrap()],
+            upstream: vec!["192.0.2.53:53".parse().unwrap()],
+        },
         certificate_ttl_seconds: Some(60),
     }
 }
@@ -183,6 +186,68 @@ fn what_goes_round_or_against_the_sidecar_is_refused_all_at_once() {
             "services[1].ports[1].number",
             "services[1].ports[1].target",
         ]
+    );
+}
+
+/// On Docker, rules and sidecar run in the image of the mesh, beside Docker's resolver.
+#[test]
+fn what_differs_on_docker_is_the_image_and_whom_names_are_asked_of() {
+    let mut on_docker = facts();
+    on_docker.image = Some("mesh:1".to_owned());
+    on_docker.resolver = Resolver::Docker;
+    let mut application = application();
+    application.image = Some("shop/web:7".to_owned());
+    application.command.clear();
+    let injected = inject(&application, &on_docker).unwrap();
+    assert_eq!(
+        injected.policy,
+        policy_beside_resolver(&redirect::sidecar_policy())
+    );
+    let dns = injected.group.dns.clone().unwrap();
+    assert_eq!(
+        (dns.servers, dns.search),
+        (vec![], vec!["shop.mesh".to_owned()])
+    );
+    let units = units(&injected);
+    let images: Vec<_> = units
+        .iter()
+        .map(|it| it.image.as_deref().unwrap())
+        .collect();
+    assert_eq!(images, ["mesh:1", "mesh:1", "shop/web:7"]);
+    assert!(units[2].command.is_empty());
+    let config: SidecarConfig = serde_json::from_slice(&units[1].files[0].contents.0).unwrap();
+    assert_eq!(config.upstream_dns, ["127.0.0.11:53".parse().unwrap()]);
+    let written: Policy = serde_json::from_slice(&units[0].files[0].contents.0).unwrap();
+    assert_eq!(written, injected.policy);
+}
+
+#[test]
+fn a_container_of_others_is_joined_and_gets_no_application_unit() {
+    let mut application = application();
+    application.command.clear();
+    application.runner = Runner::Container {
+        id: "c0ffee".to_owned(),
+    };
+    let injected = inject(&application, &facts()).unwrap();
+    let expected = Attachment::Container {
+        id: "c0ffee".to_owned(),
+        network: "mesh".parse().unwrap(),
+    };
+    assert_eq!(injected.group.attachment, expected);
+    // What its resolver configuration says is not ours to say.
+    assert_eq!(injected.group.dns, None);
+    let names: Vec<_> = units(&injected)
+        .iter()
+        .map(|it| it.name.to_string())
+        .collect();
+    assert_eq!(names, ["rules", "sidecar"]);
+
+    application.runner = Runner::Joining;
+    let injected = inject(&application, &facts()).unwrap();
+    let network = Attachment::Network("mesh".parse().unwrap());
+    assert_eq!(
+        (&injected.group.attachment, units(&injected).len()),
+        (&network, 2)
     );
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use mesh_model::sidecar::{PROXY_UID, READINESS_PORT};
 use mesh_model::{Problems, SidecarConfig, Workload};
 
-use super::{InjectedGroup, JoinToken};
+use super::{InjectedGroup, JoinToken, Runner};
 use crate::{
     Addresses, Capability, Condition, Contents, Dependency, DirectorySpec, FileSpec, Group, Name,
     Readiness, RestartPolicy, RuntimeError, UnitSpec,
@@ -98,13 +98,13 @@ impl InjectedGroup {
             token_file: Some(files.token()),
             state_dir: files.state(),
             envoy: facts.envoy.clone(),
-            upstream_dns: facts.upstream_dns.clone(),
+            upstream_dns: facts.resolver.upstream(),
             rules_verdict: Some(files.verdict()),
             certificate_ttl_seconds: facts.certificate_ttl_seconds,
         })
     }
 
-    /// The units, in the order of starting: `rules`, `sidecar`, `app`.
+    /// The units, in the order of starting: `rules`, `sidecar`, and `app` where the group runs it.
     ///
     /// # Errors
     ///
@@ -118,11 +118,11 @@ impl InjectedGroup {
                 subject: format!("group `{}`", self.group.name),
                 problems,
             })?;
-        Ok(vec![
-            self.rules(&files)?,
-            self.sidecar(place, &files, &config)?,
-            self.app(),
-        ])
+        let mut units = vec![self.rules(&files)?, self.sidecar(place, &files, &config)?];
+        if self.application.runner == Runner::Group {
+            units.push(self.app());
+        }
+        Ok(units)
     }
 
     /// Looks after the rules: reading them takes a right that the sidecar does not have.
@@ -138,6 +138,12 @@ impl InjectedGroup {
                 &files.verdict(),
             ],
         );
+        if self.facts.image.is_some() {
+            // In a container process 1 is the container's own, so the watcher cannot tell the
+            // host's namespace from another, and writes to none. What differs then stays: the
+            // sidecar is not ready while it does, and the guard lets nothing out.
+            unit.command.push("--no-repair".to_owned());
+        }
         unit.capabilities = [Capability::NetAdmin].into();
         let policy = json(&files.policy(), &self.policy)?;
         unit.files = vec![owned(0, 0o600, files.policy(), policy)];
@@ -179,6 +185,8 @@ impl InjectedGroup {
     fn app(&self) -> UnitSpec {
         let application = &self.application;
         UnitSpec {
+            image: application.image.clone(),
+            mounts: application.mounts.clone(),
             environment: application.environment.clone(),
             uid: application.uid,
             gid: application.gid,
@@ -201,6 +209,7 @@ impl InjectedGroup {
             Name::literal(name),
             command.map(|part| part.display().to_string()),
         );
+        unit.image.clone_from(&self.facts.image);
         unit.restart = RestartPolicy::Always;
         unit
     }

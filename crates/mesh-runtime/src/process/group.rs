@@ -181,6 +181,10 @@ impl Engine {
         match &spec.attachment {
             Attachment::Host => Ok(None),
             Attachment::Network(name) => self.network(name).map(Some),
+            Attachment::Container { id, .. } => Err(RuntimeError::Unsupported {
+                engine: "process",
+                what: format!("containers, and group `{}` is to join `{id}`", spec.name),
+            }),
         }
     }
 

@@ -155,6 +155,12 @@ impl Engine {
                 subject: format!("unit `{}`", spec.name),
                 problems,
             })?;
+        if !spec.mounts.is_empty() {
+            return Err(RuntimeError::Unsupported {
+                engine: "process",
+                what: format!("mounts, and unit `{}` names some", spec.name),
+            });
+        }
         if spec.image.is_some() {
             return Err(RuntimeError::Unsupported {
                 engine: "process",

@@ -5,7 +5,8 @@ use mesh_runtime::docker::{RESOLVER, policy_beside_resolver};
 use mesh_runtime::{Creation, Dns, Group, LogOptions, Name, Runtime, UnitSpec};
 
 use crate::conformance::bed::{Bed as _, eventually, group, log, run, said, settle};
-use crate::host::{self, DockerBed, on_a_bed};
+use crate::dockerd;
+use crate::host::{DockerBed, on_a_bed};
 
 const PROXY: u32 = 1337;
 
@@ -14,7 +15,7 @@ fn docker_rules(group: &Group) -> String {
     let namespace = group.namespace.clone().unwrap();
     let pid = namespace.components().nth(2).unwrap();
     let pid = pid.as_os_str().to_str().unwrap();
-    let rules = host::inside(pid, &["nft", "--stateless", "list", "table", "ip", "nat"]);
+    let rules = dockerd::inside(pid, &["nft", "--stateless", "list", "table", "ip", "nat"]);
     assert!(rules.contains("127.0.0.11"), "{rules}");
     rules
 }

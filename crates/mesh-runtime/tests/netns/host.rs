@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt as _;
+use mesh_runtime::inject::Resolver;
 use mesh_runtime::{
     Application, Attachment, Group, GroupSpec, LogOptions, MeshFacts, Name, ProcessEngine,
     RestartPolicy, Runtime as _, UnitSpec,
@@ -266,11 +267,14 @@ pub(crate) fn facts(mesh: PathBuf) -> MeshFacts {
         pilots: vec!["10.213.0.1:15012".parse().unwrap()],
         cas: vec!["10.213.0.1:15012".parse().unwrap()],
         root_hashes: vec!["00".to_owned()],
+        image: None,
         mesh,
         envoy: None,
         network: name("mesh"),
-        name_servers: vec!["10.213.0.1".parse().unwrap()],
-        upstream_dns: vec![],
+        resolver: Resolver::Servers {
+            seen: vec!["10.213.0.1".parse().unwrap()],
+            upstream: vec![],
+        },
         certificate_ttl_seconds: None,
     }
 }

@@ -29,8 +29,9 @@ struct Capture {
 impl Capture {
     async fn start(world: &World) -> Step<Self> {
         let file = world.home().join("bridge.pcap");
+        let bridge = world.bridge().await?;
         let mut child = Process::new(world.bin("tcpdump"))
-            .args(["-i", "mesh0", "-U", "-s", "0", "-w"])
+            .args(["-i", &bridge, "-U", "-s", "0", "-w"])
             .arg(&file)
             .stderr(std::process::Stdio::piped())
             .kill_on_drop(true)

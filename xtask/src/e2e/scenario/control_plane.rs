@@ -16,8 +16,6 @@ use crate::e2e::world::{Step, World, ensure, eventually};
 
 /// The four roles, each a unit of its own.
 const ROLES: [&str; 4] = ["api", "ca", "pilot", "mixer"];
-/// The group of the control plane's units.
-const GROUP: &str = "control-plane";
 /// How long the load goes on after an event.
 const AFTERMATH: Duration = Duration::from_secs(10);
 
@@ -59,11 +57,11 @@ async fn up(world: &World) -> Step<String> {
     // Short, so that a renewal falls into the scenario: at half of its life, give or take a tenth.
     // Long enough for the time that the CA is away and an agent stands still.
     world
-        .mesh(&["up", "--separate", "--certificate-ttl", "30"])
+        .mesh(&[world.up(), &["--certificate-ttl", "30"]].concat())
         .await?;
     let mut pids = Vec::new();
     for role in ROLES {
-        pids.push(format!("{role} {}", pid(world, GROUP, role).await?));
+        pids.push(format!("{role} {}", pid_of(world, role).await?));
     }
     let readyz = || world.kubectl(&["get", "--raw", "/readyz"]);
     let (ready, _) = eventually(Duration::from_secs(10), readyz).await?;
@@ -111,15 +109,22 @@ pub(crate) async fn pid(world: &World, group: &str, name: &str) -> Step<u64> {
         .ok_or_else(|| format!("{group}/{name} has no process: {unit}"))
 }
 
+/// The process of a role.
+async fn pid_of(world: &World, role: &'static str) -> Step<u64> {
+    let (group, unit) = world.role(role);
+    pid(world, group, unit).await
+}
+
 /// Kills each role as a crash would, and waits until its supervisor has started another that is ready.
 async fn killed_alone(world: &World) -> Step<String> {
     let mut evidence = Vec::new();
     for role in ROLES {
-        let old = pid(world, GROUP, role).await?;
+        let old = pid_of(world, role).await?;
         signal(old, Signal::KILL)?;
         let another = || async {
             let status = world.mesh_json(&["status"]).await?;
-            let unit = unit(&status, GROUP, role)?;
+            let (group, name) = world.role(role);
+            let unit = unit(&status, group, name)?;
             let new = unit.get("pid").and_then(Value::as_u64);
             let ready = unit.get("ready").and_then(Value::as_bool);
             ensure(new != Some(old) && ready == Some(true), || {
@@ -230,7 +235,8 @@ async fn away(world: &World) -> Step<String> {
     let before = State::look(world).await?;
     let proxies = before.sent.len();
     for role in ROLES {
-        world.mesh(&["stop", GROUP, role]).await?;
+        let (group, unit) = world.role(role);
+        world.mesh(&["stop", group, unit]).await?;
     }
     let envoy = proxy::process(world, RESTARTED).await?;
     signal(envoy, Signal::KILL)?;
@@ -249,7 +255,8 @@ async fn away(world: &World) -> Step<String> {
     signal(late, Signal::STOP)?;
     let back = async {
         for role in ROLES {
-            world.mesh(&["start", GROUP, role]).await?;
+            let (group, unit) = world.role(role);
+            world.mesh(&["start", group, unit]).await?;
         }
         returned(world, proxies - 1).await?;
         tokio::time::sleep(LATENESS).await;

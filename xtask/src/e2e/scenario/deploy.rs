@@ -128,6 +128,10 @@ async fn start(world: &World, instance: &Instance) -> Step<()> {
         &app,
         "--user",
         USER,
+    ];
+    let placed = world.placed();
+    arguments.extend(placed.iter().map(String::as_str));
+    arguments.extend([
         "--",
         &echo,
         "--name",
@@ -138,7 +142,7 @@ async fn start(world: &World, instance: &Instance) -> Step<()> {
         &control,
         "--marker",
         &marker,
-    ];
+    ]);
     if *service == "productpage" {
         arguments.extend(["--first-call", &first]);
     }

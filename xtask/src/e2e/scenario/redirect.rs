@@ -13,13 +13,6 @@ use crate::e2e::world::{Step, World, ensure, eventually};
 /// The instance whose rules are tampered with; nothing else depends on it.
 const VICTIM: &str = "reviews-v3";
 
-/// A server that answers plaintext, so that a call which leaves without its sidecar succeeds:
-/// the Mixer's metrics, on the host's own addresses.
-const OUTSIDE: [&str; 2] = [
-    "http://10.213.0.1:15014/metrics",
-    "http://[fd6d:6573:68d5::1]:15014/metrics",
-];
-
 /// The chain that captures is emptied: named and repaired. While the watcher is held, the guard
 /// holds.
 pub(crate) async fn tampered(world: &World) -> Step<String> {
@@ -28,7 +21,9 @@ pub(crate) async fn tampered(world: &World) -> Step<String> {
         before.state == "intact" && before.repaired.is_none(),
         || format!("before: {before:?}"),
     )?;
-    answered(world, "before").await?;
+    // Servers that answer plaintext, so that a call which leaves without its sidecar succeeds.
+    let outside = world.outside().await?;
+    answered(world, &outside, "before").await?;
 
     // As somebody with root would: the chain that captures outbound connections is emptied.
     let netns = netns(world).await?;
@@ -40,16 +35,16 @@ pub(crate) async fn tampered(world: &World) -> Step<String> {
         first.by.iter().any(|name| name.starts_with("nft (")),
         || format!("`mesh status` does not say that nft did it: {first:?}"),
     )?;
-    answered(world, "once repaired").await?;
+    answered(world, &outside, "once repaired").await?;
 
     // The same with nobody there to repair: the guard lets nothing out.
     let watcher = watcher(world).await?;
     signal(watcher, Signal::STOP)?;
     nft(&netns, &flush).await?;
-    let held = refused(world).await;
+    let held = refused(world, &outside).await;
     // The control: without the guard the same calls do leave.
     nft(&netns, &["delete", "table", "inet", "mesh_mesh.guard"]).await?;
-    let open = answered(world, "without the guard").await;
+    let open = answered(world, &outside, "without the guard").await;
     signal(watcher, Signal::CONT)?;
     held?;
     open?;
@@ -58,7 +53,7 @@ pub(crate) async fn tampered(world: &World) -> Step<String> {
         .call(VICTIM, Call::get("http://ratings:9080/only"))
         .await?;
     ensure(after.status == 200, || format!("after: {after:?}"))?;
-    answered(world, "in the end").await?;
+    answered(world, &outside, "in the end").await?;
     Ok(format!(
         "named and repaired after {} ms ({} differences by {}, the first: {}); with the watcher held, calls to a plaintext server, v4 and v6: refused by the guard, 200 without the guard; repaired when the watcher came back",
         took.as_millis(),
@@ -85,8 +80,8 @@ async fn repaired(world: &World, what: &str) -> Step<Repair> {
 }
 
 /// Whether the victim reaches the plaintext servers in neither family.
-async fn refused(world: &World) -> Step<()> {
-    for url in OUTSIDE {
+async fn refused(world: &World, outside: &[String]) -> Step<()> {
+    for url in outside {
         let held = world.call(VICTIM, Call::get(url)).await?;
         ensure(held.status == 0, || {
             format!(
@@ -99,8 +94,8 @@ async fn refused(world: &World) -> Step<()> {
 }
 
 /// Whether the plaintext servers answer the victim, in both families.
-async fn answered(world: &World, how: &str) -> Step<()> {
-    for url in OUTSIDE {
+async fn answered(world: &World, outside: &[String], how: &str) -> Step<()> {
+    for url in outside {
         let outcome = world.call(VICTIM, Call::get(url)).await?;
         ensure(outcome.status == 200, || {
             format!("{how}, {url}: {} {:?}", outcome.status, outcome.error)

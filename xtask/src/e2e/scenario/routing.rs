@@ -247,37 +247,40 @@ async fn patience(world: &World) -> Step<String> {
 /// A real server behind a TCP service: a value written through the mesh is read back from it.
 async fn redis(world: &World) -> Step<String> {
     let server = world.bin("redis-server").display().to_string();
-    world
-        .mesh(&[
-            "run",
-            "--detach",
-            "--name",
-            "redis",
-            "--namespace",
-            "default",
-            "--service-account",
-            "redis",
-            "--service",
-            "redis",
-            "--port",
-            "tcp:6379",
-            "--user",
-            "1000",
-            "--",
-            &server,
-            "--port",
-            "6379",
-            "--bind",
-            "0.0.0.0",
-            "::",
-            "--protected-mode",
-            "no",
-            "--save",
-            "",
-            "--dir",
-            "/tmp",
-        ])
-        .await?;
+    let placed = world.placed();
+    let mut arguments = vec![
+        "run",
+        "--detach",
+        "--name",
+        "redis",
+        "--namespace",
+        "default",
+        "--service-account",
+        "redis",
+        "--service",
+        "redis",
+        "--port",
+        "tcp:6379",
+        "--user",
+        "1000",
+    ];
+    arguments.extend(placed.iter().map(String::as_str));
+    arguments.extend([
+        "--",
+        &server,
+        "--port",
+        "6379",
+        "--bind",
+        "0.0.0.0",
+        "::",
+        "--protected-mode",
+        "no",
+        "--save",
+        "",
+        "--dir",
+        "/tmp",
+    ]);
+    world.mesh(&arguments).await?;
     let say = |text: &str| Command::Tcp {
         address: "redis:6379".to_owned(),
         send: text.to_owned(),

@@ -1,17 +1,46 @@
 //! An application as flags describe it; pure.
 
-use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::str::FromStr;
 
-use mesh_model::{Namespace, Protocol, ServiceAccount, ServiceName, WorkloadPort, WorkloadService};
-use mesh_runtime::{Application, Capability, RestartPolicy};
+use mesh_model::{Namespace, ServiceAccount, ServiceName, WorkloadPort, WorkloadService};
+use mesh_runtime::inject::parse_port;
+use mesh_runtime::{Application, Capability, MountSpec, RestartPolicy};
 
 use crate::exit::Failure;
 
 /// What is run, and as what.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Description {
+    #[command(flatten)]
+    part: Part,
+    /// The image that it runs in, with the Docker engine; pulled if it is not there.
+    #[arg(long)]
+    image: Option<String>,
+    /// A directory or file of this machine that it sees in its image; may be repeated.
+    #[arg(
+        short = 'v',
+        long,
+        value_name = "HOST:CONTAINER[:ro]",
+        requires = "image"
+    )]
+    volume: Vec<Volume>,
+    /// A variable of its environment, which is otherwise empty but for PATH and what its image
+    /// says.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    env: Vec<(String, String)>,
+    /// The numeric user, and group if that has another number; nobody unless given, and with an
+    /// image the image's.
+    #[arg(long, value_name = "UID[:GID]")]
+    user: Option<User>,
+    /// The program and its arguments; with an image the image's unless given.
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+/// The part that an application has in the mesh.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Part {
     /// Name of the workload, unique in its namespace.
     #[arg(long)]
     name: ServiceName,
@@ -31,15 +60,6 @@ pub(crate) struct Description {
     /// A label, by which subsets and policies select it.
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     label: Vec<(String, String)>,
-    /// A variable of its environment, which is otherwise empty but for PATH.
-    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
-    env: Vec<(String, String)>,
-    /// The numeric user, and group if that has another number; nobody unless given.
-    #[arg(long, value_name = "UID[:GID]")]
-    user: Option<User>,
-    /// The program and its arguments.
-    #[arg(last = true, required = true, value_name = "COMMAND")]
-    command: Vec<String>,
 }
 
 /// A port as `--port` has it.
@@ -53,6 +73,10 @@ struct User {
     gid: u32,
 }
 
+/// A mount as `--volume` has it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+struct Volume(MountSpec);
+
 // === impl Description ===
 
 impl Description {
@@ -62,19 +86,9 @@ impl Description {
         directory: &Path,
         detached: bool,
     ) -> Result<Application, Failure> {
-        let mut application = Application::new(
-            self.namespace.clone(),
-            self.name.clone(),
-            self.service_account.clone(),
-            &self.command,
-        );
-        if !self.port.is_empty() {
-            application.services = vec![WorkloadService {
-                name: self.service.clone().unwrap_or_else(|| self.name.clone()),
-                ports: self.port.iter().map(|Port(port)| port.clone()).collect(),
-            }];
-        }
-        application.labels = unique("--label", &self.label)?;
+        let mut application = self.part.application(&self.command)?;
+        application.image.clone_from(&self.image);
+        application.mounts = self.volume.iter().map(|it| it.0.clone()).collect();
         application.environment = unique("--env", &self.env)?;
         if let Some(User { uid, gid }) = self.user {
             application.uid = uid;
@@ -89,6 +103,33 @@ impl Description {
         } else {
             RestartPolicy::Never
         };
+        Ok(application)
+    }
+
+    /// Whether somebody said as which user it runs.
+    pub(super) fn has_user(&self) -> bool {
+        self.user.is_some()
+    }
+}
+
+// === impl Part ===
+
+impl Part {
+    /// The application, with nothing said about how it runs.
+    pub(crate) fn application(&self, command: &[String]) -> Result<Application, Failure> {
+        let mut application = Application::new(
+            self.namespace.clone(),
+            self.name.clone(),
+            self.service_account.clone(),
+            command,
+        );
+        if !self.port.is_empty() {
+            application.services = vec![WorkloadService {
+                name: self.service.clone().unwrap_or_else(|| self.name.clone()),
+                ports: self.port.iter().map(|Port(port)| port.clone()).collect(),
+            }];
+        }
+        application.labels = unique("--label", &self.label)?;
         Ok(application)
     }
 }
@@ -119,37 +160,9 @@ impl FromStr for Port {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut parts = text.split(':');
-        let name = parts.next().unwrap_or_default();
-        let number = |part: &str| match part.parse::<u16>() {
-            Ok(number) if number > 0 => Ok(number),
-            _ => Err(format!("port `{part}` is not between 1 and 65535")),
-        };
-        let service = number(parts.next().ok_or("a port is NAME:PORT[:TARGET]")?)?;
-        let target = parts.next().map(number).transpose()?.unwrap_or(service);
-        if parts.next().is_some() {
-            return Err(format!("`{text}` is not NAME:PORT[:TARGET]"));
-        }
-        Ok(Self(WorkloadPort {
-            name: name.to_owned(),
-            number: service,
-            target,
-            protocol: protocol(name)?,
-        }))
-    }
-}
-
-/// What is spoken on a port of this name: what stands before the first `-`, as Istio has it.
-fn protocol(name: &str) -> Result<Protocol, String> {
-    match name.split_once('-').map_or(name, |(protocol, _)| protocol) {
-        "http" => Ok(Protocol::Http),
-        "http2" => Ok(Protocol::Http2),
-        "grpc" => Ok(Protocol::Grpc),
-        "tcp" => Ok(Protocol::Tcp),
-        "tls" => Ok(Protocol::Tls),
-        _ => Err(format!(
-            "port name `{name}` does not begin with http, http2, grpc, tcp or tls"
-        )),
+        parse_port(text)
+            .map(Self)
+            .map_err(|problem| problem.to_string())
     }
 }
 
@@ -171,51 +184,34 @@ impl FromStr for User {
     }
 }
 
-/// The name servers of a resolv.conf(5). Scoped addresses are left out: they mean nothing elsewhere.
-pub(super) fn name_servers(text: &str) -> Vec<SocketAddr> {
-    let addresses = text.lines().filter_map(|line| {
-        let mut words = line.split_ascii_whitespace();
-        let keyword = words.next()?;
-        let address: IpAddr = words.next()?.parse().ok()?;
-        (keyword == "nameserver").then_some(SocketAddr::new(address, 53))
-    });
-    addresses.collect()
+// === impl Volume ===
+
+impl FromStr for Volume {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (paths, read_only) = match text.strip_suffix(":ro") {
+            Some(paths) => (paths, true),
+            None => (text, false),
+        };
+        let wrong =
+            || format!("`{text}` is not HOST:CONTAINER or HOST:CONTAINER:ro, both absolute");
+        let (source, target) = paths.split_once(':').ok_or_else(wrong)?;
+        let is_path = |path: &str| path.starts_with('/') && !path.contains(':');
+        if !is_path(source) || !is_path(target) {
+            return Err(wrong());
+        }
+        Ok(Self(MountSpec {
+            source: source.into(),
+            target: target.into(),
+            read_only,
+        }))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn port(name: &str, number: u16, target: u16, protocol: Protocol) -> Port {
-        Port(WorkloadPort {
-            name: name.to_owned(),
-            number,
-            target,
-            protocol,
-        })
-    }
-
-    #[test]
-    fn a_port_names_its_protocol_and_where_the_application_listens() {
-        let http = port("http", 80, 8080, Protocol::Http);
-        assert_eq!("http:80:8080".parse(), Ok(http));
-        assert_eq!(
-            "grpc-admin:9000".parse(),
-            Ok(port("grpc-admin", 9000, 9000, Protocol::Grpc))
-        );
-        for wrong in [
-            "http",
-            "80",
-            "http:0",
-            "http:70000",
-            "ftp:21",
-            "http:1:2:3",
-            ":80",
-            "httpx:1",
-        ] {
-            assert!(wrong.parse::<Port>().is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn a_user_brings_a_group_of_its_own_number_unless_told() {
@@ -238,15 +234,23 @@ mod tests {
     }
 
     #[test]
-    fn pairs_split_at_the_first_equals_sign() {
-        assert_eq!(pair("A=b=c"), Ok(("A".to_owned(), "b=c".to_owned())));
-        assert!(pair("A").is_err() && pair("=b").is_err());
+    fn a_volume_is_two_absolute_paths() {
+        let volume = |text: &str| text.parse::<Volume>().map(|it| it.0);
+        let mount = MountSpec {
+            source: "/a".into(),
+            target: "/b/c".into(),
+            read_only: true,
+        };
+        assert_eq!(volume("/a:/b/c:ro"), Ok(mount.clone()));
+        assert!(!volume("/a:/b/c").unwrap().read_only);
+        for wrong in ["/a", "a:/b", "/a:b", "/a:/b:rw", "", ":"] {
+            assert!(volume(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]
-    fn name_servers_are_read_and_the_rest_is_left() {
-        let text = "# nameserver 192.0.2.9\nsearch x\nnameserver 192.0.2.1\n nameserver ::1 # x\nnameserver fe80::1%eth0\noptions ndots:5";
-        let expected = ["192.0.2.1:53", "[::1]:53"].map(|it| it.parse().unwrap());
-        assert_eq!(name_servers(text), expected);
+    fn pairs_split_at_the_first_equals_sign() {
+        assert_eq!(pair("A=b=c"), Ok(("A".to_owned(), "b=c".to_owned())));
+        assert!(pair("A").is_err() && pair("=b").is_err());
     }
 }

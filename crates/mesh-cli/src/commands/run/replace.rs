@@ -1,7 +1,7 @@
 //! What stands where an application is to run: the same, or another of the same name.
 
 use mesh_runtime::inject::APP_UNIT;
-use mesh_runtime::{Application, ProcessEngine, Removal, Runtime as _, RuntimeError, UnitSpec};
+use mesh_runtime::{Application, Removal, Runtime, RuntimeError, UnitSpec};
 
 use crate::engine;
 use crate::exit::{Failure, REFUSED};
@@ -15,7 +15,7 @@ pub(super) const HINT: &str = "--replace removes it first; `mesh rm` removes it 
 ///
 /// When it was not, and the application that runs is another one: with everything that differs.
 pub(super) async fn make_room(
-    engine: &ProcessEngine,
+    engine: &dyn Runtime,
     application: &Application,
     replace: bool,
 ) -> Result<(), Failure> {

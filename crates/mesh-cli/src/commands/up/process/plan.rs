@@ -8,7 +8,7 @@ use mesh_runtime::{
     Attachment, Condition, Dependency, GroupSpec, Readiness, RestartPolicy, UnitSpec,
 };
 
-use crate::engine::{CONTROL_PLANE, name};
+use crate::engine::{CONTROL_PLANE, ROLE, name};
 use crate::exit::Failure;
 
 /// What decides about the units.
@@ -69,7 +69,7 @@ impl Plan {
     /// The group that the units are in: on the host itself, where workloads reach it.
     pub(super) fn group() -> Result<GroupSpec, Failure> {
         let mut group = GroupSpec::new(name(CONTROL_PLANE)?, Attachment::Host);
-        group.labels = [("mesh.role".to_owned(), CONTROL_PLANE.to_owned())].into();
+        group.labels = [(ROLE.to_owned(), CONTROL_PLANE.to_owned())].into();
         Ok(group)
     }
 

@@ -1,0 +1,128 @@
+//! Images: the same twice, made again when something differs, and told what is missing.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::bed::{Bed, on_a_bed};
+
+fn build(bed: &Bed, image: &str) -> Value {
+    let said = bed.mesh(&["image", "build", image, "--json"]).ok();
+    let mut images: Vec<Value> = serde_json::from_str(&said).unwrap();
+    assert_eq!(images.len(), 1, "{images:?}");
+    images.remove(0)
+}
+
+fn layers(bed: &Bed, image: &str) -> String {
+    let format = ["inspect", "--format", "{{json .RootFS.Layers}}", image];
+    bed.daemon.docker(&format)
+}
+
+#[test]
+fn what_is_equal_is_not_made_again_and_has_equal_layers() {
+    on_a_bed(|bed| {
+        let first = build(bed, "etcd");
+        assert_eq!(first["created"], true, "{first}");
+        let second = build(bed, "etcd");
+        assert_eq!(second["created"], false, "{second}");
+        assert_eq!(first["id"], second["id"]);
+        let name = first["name"].as_str().unwrap().to_owned();
+        let before = layers(bed, &name);
+        bed.daemon
+            .docker(&["rmi", "--force", first["id"].as_str().unwrap()]);
+        let third = build(bed, "etcd");
+        assert_eq!(third["created"], true, "{third}");
+        assert_eq!(third["name"], first["name"]);
+        assert_eq!(layers(bed, &name), before);
+    });
+}
+
+#[test]
+fn the_images_run_their_programs_and_nothing_else() {
+    on_a_bed(|bed| {
+        bed.mesh(&["image", "build"]).ok();
+        let run = |entry: &str, image: &str, arguments: &[&str]| {
+            let first = [
+                "run",
+                "--rm",
+                "--network",
+                "none",
+                "--entrypoint",
+                entry,
+                image,
+            ];
+            bed.daemon.docker(&[&first, arguments].concat())
+        };
+        let version = concat!(":", env!("CARGO_PKG_VERSION"));
+        let (mesh, etcd) = (format!("mesh{version}"), format!("mesh-etcd{version}"));
+        assert!(run("/usr/bin/mesh", &mesh, &["--version"]).starts_with("mesh "));
+        assert!(run("/usr/bin/envoy", &mesh, &["--version"]).contains("version:"));
+        assert!(run("/usr/bin/etcd", &etcd, &["--version"]).contains("etcd Version"));
+
+        let container = bed.daemon.docker(&["create", &mesh]);
+        let archive = bed.daemon.path("mesh.tar");
+        let out = archive.to_str().unwrap();
+        bed.daemon
+            .docker(&["export", "--output", out, container.trim()]);
+        bed.daemon.docker(&["rm", container.trim()]);
+        let listed = bed.run("tar", &["--list", "--file", out], "").ok();
+        let programs: BTreeSet<_> = listed
+            .lines()
+            .filter(|it| it.starts_with("usr/bin/") && !it.ends_with('/'))
+            .collect();
+        assert_eq!(programs, ["usr/bin/envoy", "usr/bin/mesh"].into());
+    });
+}
+
+#[test]
+fn another_program_makes_another_image_and_the_old_one_goes() {
+    on_a_bed(|bed| {
+        let first = build(bed, "etcd");
+        // The same program with one byte behind its end.
+        let etcd = bed.daemon.path("etcd");
+        let copy = format!(
+            "cp \"$(readlink -f \"$(command -v etcd)\")\" '{0}' && echo >> '{0}'",
+            etcd.display()
+        );
+        bed.run("sh", &["-c", &copy], "").ok();
+        let words = [
+            "image",
+            "build",
+            "etcd",
+            "--json",
+            "--etcd",
+            etcd.to_str().unwrap(),
+        ];
+        let said = bed.mesh(&words).ok();
+        let second: Value = serde_json::from_str(&said).unwrap();
+        assert_ne!(first["name"], second[0]["name"]);
+        let ids = bed
+            .daemon
+            .docker(&["images", "--all", "--quiet", "--no-trunc"]);
+        let ids: BTreeSet<_> = ids.split_whitespace().collect();
+        assert_eq!(ids, [second[0]["id"].as_str().unwrap()].into());
+    });
+}
+
+#[test]
+fn a_daemon_that_is_away_is_one_sentence_and_exit_code_4() {
+    on_a_bed(|bed| {
+        bed.daemon.stop_daemon();
+        let home = bed.home();
+        let words = ["image", "build", "--docker-socket", "/nowhere/docker.sock"];
+        // Its own network is gone with the daemon.
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_mesh"))
+            .args(words)
+            .env("MESH_HOME", &home)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(4));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            said.starts_with("error: no container daemon answers at"),
+            "{said}"
+        );
+        assert!(said.contains("hint: start the daemon"), "{said}");
+        assert_eq!(said.lines().count(), 2, "{said}");
+    });
+}

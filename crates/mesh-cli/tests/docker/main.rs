@@ -1,0 +1,14 @@
+//! The control plane, applications and their sidecars on a real Docker daemon, one for each test, by
+//! the `mesh` binary alone.
+//! Needs root, dockerd, etcd, kubectl, curl, and Envoy in PATH or `ENVOY_BIN`.
+
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+#[path = "../../../mesh-runtime/tests/docker/dockerd.rs"]
+mod dockerd;
+
+mod bed;
+mod image;
+mod meshed;
+mod sidecar;
+mod up;
