@@ -38,7 +38,7 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<(), Failure> {
 
 /// The features that nothing in the workspace turns on by default: the second is what measurements
 /// use. Always the same ones, since others would compile everything again.
-pub(crate) const FEATURES: &str = "mesh-runtime/docker,mesh-control/test-util";
+pub(crate) const FEATURES: &str = "mesh-runtime/compose,mesh-runtime/docker,mesh-control/test-util";
 
 /// The checks that need no compiler; how many were made.
 pub(crate) fn repository(root: &Path) -> Result<u64, Failure> {

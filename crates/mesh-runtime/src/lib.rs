@@ -3,7 +3,7 @@
 //! ```text
 //! Runtime ◄── ProcessEngine: groups are network namespaces, units are supervised processes
 //!    ▲    ◄── DockerEngine (feature `docker`): groups are pause containers, units containers
-//!    ▲
+//!    ▲    ◄── compose (feature `compose`): files, read and planned, are pure
 //! enrol ◄── InjectedGroup ◄── inject(Application, MeshFacts), a pure function
 //! ```
 
@@ -12,6 +12,8 @@
 struct Readme;
 
 mod capability;
+#[cfg(feature = "compose")]
+pub mod compose;
 #[cfg(feature = "docker")]
 pub mod docker;
 mod enrol;

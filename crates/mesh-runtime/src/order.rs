@@ -116,7 +116,7 @@ pub(crate) async fn start_units(
     Ok(())
 }
 
-async fn await_condition(
+pub(crate) async fn await_condition(
     runtime: &dyn Runtime,
     group: &Name,
     unit: Name,

@@ -53,6 +53,10 @@ pub struct GroupSpec {
     /// Ports at which others than its network reach it, where the runtime forwards them.
     #[serde(default)]
     pub ports: Vec<PublishedPort>,
+    /// The name that it has for itself, where the runtime gives groups one; by its name when
+    /// absent.
+    #[serde(default)]
+    pub hostname: Option<String>,
 }
 
 /// A port of a group that can be reached at the host.
@@ -130,13 +134,21 @@ pub struct UnitSpec {
     /// The program (a path, or a name that is looked up in PATH) and its arguments. With an image
     /// it may be empty: then it is what the image says.
     pub command: Vec<String>,
+    /// Without a command: what follows the image's entry point, in place of what the image has
+    /// there.
+    #[serde(default)]
+    pub arguments: Vec<String>,
     /// The whole environment; PATH gets a default when it is not in here.
     pub environment: BTreeMap<String, String>,
     /// Numeric user.
     pub uid: u32,
     /// Numeric group; there are no supplementary groups.
     pub gid: u32,
-    /// Directory in which the command starts.
+    /// With an image: the user is the one that the image names, whatever `uid` and `gid` are.
+    #[serde(default)]
+    pub image_user: bool,
+    /// Directory in which the command starts. With an image it may be empty: then it is where the
+    /// image says.
     pub working_directory: PathBuf,
     /// Capabilities that the command keeps; none by default, also for user 0.
     pub capabilities: BTreeSet<Capability>,
@@ -374,6 +386,7 @@ impl GroupSpec {
             address: None,
             aliases: Vec::new(),
             ports: Vec::new(),
+            hostname: None,
         }
     }
 }
@@ -387,9 +400,11 @@ impl UnitSpec {
             name,
             image: None,
             command: command.into_iter().map(Into::into).collect(),
+            arguments: Vec::new(),
             environment: BTreeMap::new(),
             uid: 0,
             gid: 0,
+            image_user: false,
             working_directory: PathBuf::from("/"),
             capabilities: BTreeSet::new(),
             mounts: Vec::new(),
@@ -405,8 +420,23 @@ impl UnitSpec {
     /// Everything that is wrong with it, seen alone.
     pub fn check(&self) -> Problems {
         let mut problems = Problems::default();
-        if self.image.is_none() || !self.command.is_empty() {
+        let of_image = self.image.is_some() && self.command.is_empty();
+        if !of_image {
             check_command("command", &self.command, &mut problems);
+        }
+        if !self.arguments.is_empty() && (!of_image || holds_nul(&self.arguments)) {
+            problems.push(Problem::new(
+                "arguments",
+                self.arguments.join(" "),
+                "expected here (only with an image and without a command, and without NUL)",
+            ));
+        }
+        if self.image_user && self.image.is_none() {
+            problems.push(Problem::new(
+                "image_user",
+                "true",
+                "possible without an image",
+            ));
         }
         for (name, value) in &self.environment {
             if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
@@ -417,7 +447,11 @@ impl UnitSpec {
                 ));
             }
         }
-        let paths = std::iter::once(("working_directory".to_owned(), &self.working_directory))
+        let of_image = self.image.is_some() && self.working_directory.as_os_str().is_empty();
+        let start = ("working_directory".to_owned(), &self.working_directory);
+        let paths = (!of_image)
+            .then_some(start)
+            .into_iter()
             .chain(self.mounts.iter().enumerate().flat_map(|(index, it)| {
                 [
                     (format!("mounts[{index}].source"), &it.source),
@@ -470,9 +504,13 @@ fn numbered<'a>(
         .map(move |(index, path)| (format!("{field}[{index}].path"), path))
 }
 
+fn holds_nul(words: &[String]) -> bool {
+    words.iter().any(|word| word.contains('\0'))
+}
+
 fn check_command(field: &str, command: &[String], problems: &mut Problems) {
     let empty = command.first().is_none_or(String::is_empty);
-    if empty || command.iter().any(|part| part.contains('\0')) {
+    if empty || holds_nul(command) {
         problems.push(Problem::new(
             field,
             command.join(" "),

@@ -10,6 +10,8 @@ mod dockerd;
 #[path = "docker/host.rs"]
 mod host;
 
+#[path = "docker/compose.rs"]
+mod compose;
 #[path = "docker/daemon.rs"]
 mod daemon;
 #[path = "docker/image.rs"]

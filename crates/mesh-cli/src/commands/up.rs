@@ -4,6 +4,7 @@ mod docker;
 mod process;
 
 use std::fs;
+use std::path::PathBuf;
 
 use http::Request;
 use kube::Client;
@@ -44,6 +45,10 @@ pub(crate) struct Args {
     /// Do not store the mesh-wide policy that refuses plaintext.
     #[arg(long)]
     permissive: bool,
+    /// A Compose file, on Docker: its etcd and API server (images `etcd` and `kube-apiserver`) are
+    /// the mesh's own with the flags of the file, its other services are started after them.
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
     #[command(flatten)]
     programs: image::Programs,
     #[command(flatten)]
@@ -61,6 +66,13 @@ pub(crate) async fn run(args: &Args) -> Outcome {
     fs::create_dir_all(&args.home.home).map_err(doing)?;
     // Others get it as a path: units, supervisors, a daemon.
     let home = &fs::canonicalize(&args.home.home).map_err(doing)?;
+    if args.file.is_some() && record.engine != engine::Kind::Docker {
+        let message = format!(
+            "--file needs containers, and the engine is `{}`",
+            record.engine
+        );
+        return Err(Failure::usage(message).with_hint("add --engine docker"));
+    }
     let engine = engine::open_recorded(&record, home).await?;
     let record = engine::Record { up: true, ..record };
     record.write(home)?;

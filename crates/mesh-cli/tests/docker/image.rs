@@ -4,43 +4,43 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::bed::{Bed, on_a_bed};
+use crate::host::{Host, on_a_host};
 
-fn build(bed: &Bed, image: &str) -> Value {
-    let said = bed.mesh(&["image", "build", image, "--json"]).ok();
+fn build(host: &Host, image: &str) -> Value {
+    let said = host.mesh(&["image", "build", image, "--json"]).ok();
     let mut images: Vec<Value> = serde_json::from_str(&said).unwrap();
     assert_eq!(images.len(), 1, "{images:?}");
     images.remove(0)
 }
 
-fn layers(bed: &Bed, image: &str) -> String {
+fn layers(host: &Host, image: &str) -> String {
     let format = ["inspect", "--format", "{{json .RootFS.Layers}}", image];
-    bed.daemon.docker(&format)
+    host.daemon.docker(&format)
 }
 
 #[test]
 fn what_is_equal_is_not_made_again_and_has_equal_layers() {
-    on_a_bed(|bed| {
-        let first = build(bed, "etcd");
+    on_a_host(|host| {
+        let first = build(host, "etcd");
         assert_eq!(first["created"], true, "{first}");
-        let second = build(bed, "etcd");
+        let second = build(host, "etcd");
         assert_eq!(second["created"], false, "{second}");
         assert_eq!(first["id"], second["id"]);
         let name = first["name"].as_str().unwrap().to_owned();
-        let before = layers(bed, &name);
-        bed.daemon
+        let before = layers(host, &name);
+        host.daemon
             .docker(&["rmi", "--force", first["id"].as_str().unwrap()]);
-        let third = build(bed, "etcd");
+        let third = build(host, "etcd");
         assert_eq!(third["created"], true, "{third}");
         assert_eq!(third["name"], first["name"]);
-        assert_eq!(layers(bed, &name), before);
+        assert_eq!(layers(host, &name), before);
     });
 }
 
 #[test]
 fn the_images_run_their_programs_and_nothing_else() {
-    on_a_bed(|bed| {
-        bed.mesh(&["image", "build"]).ok();
+    on_a_host(|host| {
+        host.mesh(&["image", "build"]).ok();
         let run = |entry: &str, image: &str, arguments: &[&str]| {
             let first = [
                 "run",
@@ -51,7 +51,7 @@ fn the_images_run_their_programs_and_nothing_else() {
                 entry,
                 image,
             ];
-            bed.daemon.docker(&[&first, arguments].concat())
+            host.daemon.docker(&[&first, arguments].concat())
         };
         let version = concat!(":", env!("CARGO_PKG_VERSION"));
         let (mesh, etcd) = (format!("mesh{version}"), format!("mesh-etcd{version}"));
@@ -59,13 +59,13 @@ fn the_images_run_their_programs_and_nothing_else() {
         assert!(run("/usr/bin/envoy", &mesh, &["--version"]).contains("version:"));
         assert!(run("/usr/bin/etcd", &etcd, &["--version"]).contains("etcd Version"));
 
-        let container = bed.daemon.docker(&["create", &mesh]);
-        let archive = bed.daemon.path("mesh.tar");
+        let container = host.daemon.docker(&["create", &mesh]);
+        let archive = host.daemon.path("mesh.tar");
         let out = archive.to_str().unwrap();
-        bed.daemon
+        host.daemon
             .docker(&["export", "--output", out, container.trim()]);
-        bed.daemon.docker(&["rm", container.trim()]);
-        let listed = bed.run("tar", &["--list", "--file", out], "").ok();
+        host.daemon.docker(&["rm", container.trim()]);
+        let listed = host.run("tar", &["--list", "--file", out], "").ok();
         let programs: BTreeSet<_> = listed
             .lines()
             .filter(|it| it.starts_with("usr/bin/") && !it.ends_with('/'))
@@ -76,15 +76,15 @@ fn the_images_run_their_programs_and_nothing_else() {
 
 #[test]
 fn another_program_makes_another_image_and_the_old_one_goes() {
-    on_a_bed(|bed| {
-        let first = build(bed, "etcd");
+    on_a_host(|host| {
+        let first = build(host, "etcd");
         // The same program with one byte behind its end.
-        let etcd = bed.daemon.path("etcd");
+        let etcd = host.daemon.path("etcd");
         let copy = format!(
             "cp \"$(readlink -f \"$(command -v etcd)\")\" '{0}' && echo >> '{0}'",
             etcd.display()
         );
-        bed.run("sh", &["-c", &copy], "").ok();
+        host.run("sh", &["-c", &copy], "").ok();
         let words = [
             "image",
             "build",
@@ -93,10 +93,10 @@ fn another_program_makes_another_image_and_the_old_one_goes() {
             "--etcd",
             etcd.to_str().unwrap(),
         ];
-        let said = bed.mesh(&words).ok();
+        let said = host.mesh(&words).ok();
         let second: Value = serde_json::from_str(&said).unwrap();
         assert_ne!(first["name"], second[0]["name"]);
-        let ids = bed
+        let ids = host
             .daemon
             .docker(&["images", "--all", "--quiet", "--no-trunc"]);
         let ids: BTreeSet<_> = ids.split_whitespace().collect();
@@ -106,9 +106,9 @@ fn another_program_makes_another_image_and_the_old_one_goes() {
 
 #[test]
 fn a_daemon_that_is_away_is_one_sentence_and_exit_code_4() {
-    on_a_bed(|bed| {
-        bed.daemon.stop_daemon();
-        let home = bed.home();
+    on_a_host(|host| {
+        host.daemon.stop_daemon();
+        let home = host.home();
         let words = ["image", "build", "--docker-socket", "/nowhere/docker.sock"];
         // Its own network is gone with the daemon.
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_mesh"))

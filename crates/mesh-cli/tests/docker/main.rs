@@ -7,7 +7,8 @@
 #[path = "../../../mesh-runtime/tests/docker/dockerd.rs"]
 mod dockerd;
 
-mod bed;
+mod file;
+mod host;
 mod image;
 mod meshed;
 mod sidecar;

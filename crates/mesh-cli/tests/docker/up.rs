@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::bed::{Bed, on_a_bed};
+use crate::host::{Host, on_a_host};
 
 const SERVICE_ENTRY: &str = "
 apiVersion: networking.istio.io/v1
@@ -26,21 +26,21 @@ const KEPT: [&str; 5] = [
     "jsonpath={.spec.hosts[0]}",
 ];
 
-fn up(bed: &Bed) {
-    bed.mesh(&["up", "--engine", "docker"]).ok();
+fn up(host: &Host) {
+    host.mesh(&["up", "--engine", "docker"]).ok();
 }
 
-fn groups(bed: &Bed) -> Vec<String> {
-    let status = bed.mesh(&["status", "--json"]).ok();
+fn groups(host: &Host) -> Vec<String> {
+    let status = host.mesh(&["status", "--json"]).ok();
     let status: Value = serde_json::from_str(&status).unwrap();
-    let groups = status["groups"].as_array().unwrap().iter();
+    let groups = status.get("groups").unwrap().as_array().unwrap().iter();
     groups
         .map(|it| it["name"].as_str().unwrap().to_owned())
         .collect()
 }
 
 /// When each container was made, by name.
-fn made(bed: &Bed) -> String {
+fn made(host: &Host) -> String {
     let format = [
         "ps",
         "--all",
@@ -48,7 +48,7 @@ fn made(bed: &Bed) -> String {
         "--format",
         "{{.Names}} {{.ID}}",
     ];
-    let mut lines: Vec<_> = bed
+    let mut lines: Vec<_> = host
         .daemon
         .docker(&format)
         .lines()
@@ -60,25 +60,25 @@ fn made(bed: &Bed) -> String {
 
 #[test]
 fn the_control_plane_runs_on_istiomesh_and_keeps_its_objects_in_etcd() {
-    on_a_bed(|bed| {
-        up(bed);
-        assert_eq!(groups(bed), ["apiserver", "ca", "etcd", "mixer", "pilot"]);
+    on_a_host(|host| {
+        up(host);
+        assert_eq!(groups(host), ["apiserver", "ca", "etcd", "mixer", "pilot"]);
         // Not one thing is wrong.
-        assert_eq!(bed.mesh(&["status"]).code, Some(0));
+        assert_eq!(host.mesh(&["status"]).code, Some(0));
         let server = [
             "config",
             "view",
             "--output",
             "jsonpath={.clusters[0].cluster.server}",
         ];
-        assert_eq!(bed.kubectl(&server, ""), "https://172.28.0.13:6443");
-        bed.kubectl(&["apply", "--filename", "-"], SERVICE_ENTRY);
-        assert_eq!(bed.kubectl(&KEPT, ""), "kept.example.com");
+        assert_eq!(host.kubectl(&server, ""), "https://172.28.0.13:6443");
+        host.kubectl(&["apply", "--filename", "-"], SERVICE_ENTRY);
+        assert_eq!(host.kubectl(&KEPT, ""), "kept.example.com");
         // The machine's own port, and the name that the certificate has.
         let published = [&["--server", "https://127.0.0.1:6443"], KEPT.as_slice()].concat();
-        assert_eq!(bed.kubectl(&published, ""), "kept.example.com");
+        assert_eq!(host.kubectl(&published, ""), "kept.example.com");
         let named = [&["--tls-server-name", "apiserver"], KEPT.as_slice()].concat();
-        assert_eq!(bed.kubectl(&named, ""), "kept.example.com");
+        assert_eq!(host.kubectl(&named, ""), "kept.example.com");
 
         let etcd = [
             "--endpoints",
@@ -88,7 +88,7 @@ fn the_control_plane_runs_on_istiomesh_and_keeps_its_objects_in_etcd() {
             "--keys-only",
             "/",
         ];
-        let keys = bed
+        let keys = host
             .run(
                 "env",
                 &[&["ETCDCTL_API=3", "etcdctl"], etcd.as_slice()].concat(),
@@ -107,98 +107,98 @@ fn the_control_plane_runs_on_istiomesh_and_keeps_its_objects_in_etcd() {
             "--output",
             "json",
         ];
-        let map: Value = serde_json::from_str(&bed.kubectl(&map, "")).unwrap();
+        let map: Value = serde_json::from_str(&host.kubectl(&map, "")).unwrap();
         assert_eq!(map["data"]["ca.addresses"], "172.28.0.14:15012");
         assert_eq!(map["data"]["pilot.addresses"], "172.28.0.15:15012");
         assert_eq!(map["data"]["mixer.addresses"], "172.28.0.16:15011");
 
-        let log = bed.mesh(&["logs", "apiserver"]).ok();
+        let log = host.mesh(&["logs", "apiserver"]).ok();
         assert!(!log.is_empty());
-        let before = made(bed);
-        up(bed);
-        assert_eq!(made(bed), before, "a second call changes nothing");
+        let before = made(host);
+        up(host);
+        assert_eq!(made(host), before, "a second call changes nothing");
     });
 }
 
 #[test]
 fn objects_outlive_mesh_down_and_the_purge_leaves_nothing() {
-    on_a_bed(|bed| {
-        up(bed);
-        bed.kubectl(&["apply", "--filename", "-"], SERVICE_ENTRY);
-        let refused = bed.mesh(&["rm", "etcd"]);
+    on_a_host(|host| {
+        up(host);
+        host.kubectl(&["apply", "--filename", "-"], SERVICE_ENTRY);
+        let refused = host.mesh(&["rm", "etcd"]);
         assert_eq!(refused.code, Some(5), "{refused:?}");
-        let refused = bed.mesh(&["up", "--engine", "process"]);
+        let refused = host.mesh(&["up", "--engine", "process"]);
         assert_eq!(refused.code, Some(5), "{refused:?}");
         assert!(
             refused.stderr.contains("`docker`, not `process`"),
             "{refused:?}"
         );
 
-        bed.mesh(&["down"]).ok();
-        let left = bed.everything();
+        host.mesh(&["down"]).ok();
+        let left = host.everything();
         assert!(
             left.iter().all(|it| it.starts_with("image mesh")),
             "{left:?}"
         );
         // Without a flag it is what it was.
-        bed.mesh(&["up"]).ok();
-        assert_eq!(bed.kubectl(&KEPT, ""), "kept.example.com");
+        host.mesh(&["up"]).ok();
+        assert_eq!(host.kubectl(&KEPT, ""), "kept.example.com");
 
-        bed.mesh(&["down", "--purge"]).ok();
-        assert_eq!(bed.everything(), Vec::<String>::new());
-        assert!(!bed.home().exists());
-        let links = bed.daemon.beside_the_daemon(&["ip", "-oneline", "link"]);
+        host.mesh(&["down", "--purge"]).ok();
+        assert_eq!(host.everything(), Vec::<String>::new());
+        assert!(!host.home().exists());
+        let links = host.daemon.beside_the_daemon(&["ip", "-oneline", "link"]);
         assert!(!links.contains("istiomesh"), "{links}");
     });
 }
 
 #[test]
 fn after_a_restart_of_the_daemon_mesh_up_brings_everything_back() {
-    on_a_bed(|bed| {
-        up(bed);
-        bed.kubectl(&["apply", "--filename", "-"], SERVICE_ENTRY);
-        let before = made(bed);
-        bed.daemon.stop_daemon();
-        bed.daemon.start_daemon();
+    on_a_host(|host| {
+        up(host);
+        host.kubectl(&["apply", "--filename", "-"], SERVICE_ENTRY);
+        let before = made(host);
+        host.daemon.stop_daemon();
+        host.daemon.start_daemon();
         // In another network namespace, as after a reboot.
-        assert_eq!(bed.mesh(&["status"]).code, Some(3));
-        bed.mesh(&["up"]).ok();
-        assert_eq!(bed.mesh(&["status"]).code, Some(0));
-        assert_eq!(bed.kubectl(&KEPT, ""), "kept.example.com");
-        assert_eq!(made(bed), before, "the same containers");
-        bed.mesh(&["down", "--purge"]).ok();
+        assert_eq!(host.mesh(&["status"]).code, Some(3));
+        host.mesh(&["up"]).ok();
+        assert_eq!(host.mesh(&["status"]).code, Some(0));
+        assert_eq!(host.kubectl(&KEPT, ""), "kept.example.com");
+        assert_eq!(made(host), before, "the same containers");
+        host.mesh(&["down", "--purge"]).ok();
     });
 }
 
 #[test]
 fn a_file_is_a_store_too_and_stays_the_one_that_was_chosen() {
-    on_a_bed(|bed| {
-        bed.mesh(&["up", "--engine", "docker", "--store", "file"])
+    on_a_host(|host| {
+        host.mesh(&["up", "--engine", "docker", "--store", "file"])
             .ok();
-        assert_eq!(groups(bed), ["apiserver", "ca", "mixer", "pilot"]);
-        bed.kubectl(&["apply", "--filename", "-"], SERVICE_ENTRY);
-        assert!(bed.home().join("store.redb").exists());
-        let refused = bed.mesh(&["up", "--store", "etcd"]);
+        assert_eq!(groups(host), ["apiserver", "ca", "mixer", "pilot"]);
+        host.kubectl(&["apply", "--filename", "-"], SERVICE_ENTRY);
+        assert!(host.home().join("store.redb").exists());
+        let refused = host.mesh(&["up", "--store", "etcd"]);
         assert_eq!(refused.code, Some(5), "{refused:?}");
-        bed.mesh(&["down"]).ok();
-        bed.mesh(&["up"]).ok();
-        assert_eq!(bed.kubectl(&KEPT, ""), "kept.example.com");
-        bed.mesh(&["down", "--purge"]).ok();
+        host.mesh(&["down"]).ok();
+        host.mesh(&["up"]).ok();
+        assert_eq!(host.kubectl(&KEPT, ""), "kept.example.com");
+        host.mesh(&["down", "--purge"]).ok();
     });
 }
 
 #[test]
 fn a_network_in_the_way_is_named_and_nothing_is_left() {
-    on_a_bed(|bed| {
-        bed.daemon
+    on_a_host(|host| {
+        host.daemon
             .docker(&["network", "create", "--subnet", "172.28.0.0/24", "other"]);
-        let refused = bed.mesh(&["up", "--engine", "docker"]);
+        let refused = host.mesh(&["up", "--engine", "docker"]);
         assert_eq!(refused.code, Some(1), "{refused:?}");
         assert!(refused.stderr.contains("172.28.0.0/16"), "{refused:?}");
         assert!(refused.stderr.contains("overlaps"), "{refused:?}");
         assert!(refused.stderr.contains("hint: "), "{refused:?}");
         // With another subnet it works beside.
-        bed.mesh(&["up", "--engine", "docker", "--subnet", "172.29.0.0/16"])
+        host.mesh(&["up", "--engine", "docker", "--subnet", "172.29.0.0/16"])
             .ok();
         let server = [
             "config",
@@ -206,8 +206,8 @@ fn a_network_in_the_way_is_named_and_nothing_is_left() {
             "--output",
             "jsonpath={.clusters[0].cluster.server}",
         ];
-        assert_eq!(bed.kubectl(&server, ""), "https://172.29.0.13:6443");
-        bed.mesh(&["down", "--purge"]).ok();
-        assert_eq!(bed.everything(), ["network other"]);
+        assert_eq!(host.kubectl(&server, ""), "https://172.29.0.13:6443");
+        host.mesh(&["down", "--purge"]).ok();
+        assert_eq!(host.everything(), ["network other"]);
     });
 }

@@ -99,7 +99,8 @@ pub(super) fn pause(
     Ok(ContainerCreateBody {
         image: Some(names.pause_image()),
         entrypoint: Some(vec![format!("/{}", super::image::PAUSE)]),
-        hostname: matches!(spec.attachment, Attachment::Network(_)).then(|| host_name(of)),
+        hostname: matches!(spec.attachment, Attachment::Network(_))
+            .then(|| spec.hostname.clone().unwrap_or_else(|| host_name(of))),
         labels: Some(labels),
         exposed_ports: Some(spec.ports.iter().map(port).collect()),
         host_config: Some(host),
@@ -160,13 +161,15 @@ impl UnitPlan<'_> {
             image: Some(self.image.to_owned()),
             // As entry point: the image's own would become its first words otherwise.
             entrypoint: (!spec.command.is_empty()).then(|| spec.command.clone()),
+            cmd: (!spec.arguments.is_empty()).then(|| spec.arguments.clone()),
             env: Some(
                 environment
                     .map(|(key, value)| format!("{key}={value}"))
                     .collect(),
             ),
-            user: Some(format!("{}:{}", spec.uid, spec.gid)),
-            working_dir: Some(spec.working_directory.display().to_string()),
+            user: (!spec.image_user).then(|| format!("{}:{}", spec.uid, spec.gid)),
+            working_dir: Some(spec.working_directory.display().to_string())
+                .filter(|directory| !directory.is_empty()),
             stop_timeout: Some(grace_seconds(spec)),
             // The engine asks itself, as often as is needed.
             healthcheck: Some(HealthConfig {

@@ -2,7 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use mesh_runtime::{Contents, FileSpec, NetworkSpec, Protocol, PublishedPort, RuntimeError, Stop};
+use mesh_runtime::{
+    Contents, FileSpec, MountSpec, NetworkSpec, Protocol, PublishedPort, RuntimeError, Stop,
+};
 
 use crate::conformance::bed::{Bed as _, SOON, eventually, group, name, run, said, settle};
 use crate::host::{IMAGE, on_a_bed};
@@ -133,5 +135,44 @@ fn a_command_that_does_not_catch_term_is_not_waited_for() {
         run(&*engine, &web, &unit).await;
         let stopped = tokio::time::timeout(SOON, engine.stop_unit(&web, &unit.name)).await;
         assert_eq!(stopped.unwrap().unwrap(), Stop::Stopped);
+    });
+}
+
+#[test]
+fn what_is_mounted_is_the_machines_and_stays_when_the_unit_goes() {
+    on_a_bed(async |bed| {
+        let engine = bed.engine().await;
+        let web = settle(&*engine, "shop.web").await;
+        let data = bed.path("data-of-mine");
+        std::fs::create_dir(&data).unwrap();
+        let mount = |read_only| MountSpec {
+            source: data.clone(),
+            target: "/data".into(),
+            read_only,
+        };
+        let mut unit = bed.unit("write", &["write", "/data/file", "kept"]);
+        unit.mounts = vec![mount(false)];
+        run(&*engine, &web, &unit).await;
+        engine.wait_ended(&web, &unit.name).await.unwrap();
+        engine.remove_unit(&web, &unit.name).await.unwrap();
+        assert_eq!(std::fs::read_to_string(data.join("file")).unwrap(), "kept");
+
+        let mut unit = bed.unit("read-only", &["write", "/data/file", "changed"]);
+        unit.mounts = vec![mount(true)];
+        run(&*engine, &web, &unit).await;
+        let ended = engine.wait_ended(&web, &unit.name).await.unwrap();
+        assert!(!ended.state.is_active(), "{ended:?}");
+        assert_eq!(std::fs::read_to_string(data.join("file")).unwrap(), "kept");
+
+        // What is not there is not made.
+        let mut unit = bed.unit("missing", &["sleep"]);
+        unit.mounts = vec![MountSpec {
+            source: bed.path("nothing"),
+            ..mount(false)
+        }];
+        let error = engine.create_unit(&web, &unit).await.unwrap_err();
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert!(cause.contains("nothing"), "{cause}");
+        assert!(!bed.path("nothing").exists());
     });
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use mesh_runtime::{
-    Condition, Creation, Dependency, DirectorySpec, Dns, Exit, FileSpec, LogOptions, NetworkSpec,
-    Readiness, RestartPolicy, Runtime as _, RuntimeError, Start, Stop, UnitState, start_group,
+    Condition, Creation, Dependency, DirectorySpec, Dns, Exit, FileSpec, LogOptions, MountSpec,
+    NetworkSpec, Readiness, RestartPolicy, Runtime as _, RuntimeError, Start, Stop, UnitState,
+    start_group,
 };
 
 use crate::SOON;
@@ -492,5 +493,28 @@ fn a_log_is_followed_until_the_unit_ends() {
             host.log(&engine, &group, &unit.name, options).await,
             "two\n"
         );
+    });
+}
+
+#[test]
+fn what_needs_a_file_system_of_its_own_is_refused() {
+    on_a_host(async |host| {
+        let engine = host.engine();
+        let group = host.host_group(&engine, "control-plane").await;
+        let mut with_image = host::unit("app", &["sleep", "100"]);
+        with_image.image = Some("web:1".to_owned());
+        let mut with_mount = host::unit("app", &["sleep", "100"]);
+        with_mount.mounts = vec![MountSpec {
+            source: "/etc".into(),
+            target: "/data".into(),
+            read_only: true,
+        }];
+        for unit in [with_image, with_mount] {
+            let error = engine.create_unit(&group, &unit).await.unwrap_err();
+            assert!(
+                matches!(error, RuntimeError::Unsupported { .. }),
+                "{error:?}"
+            );
+        }
     });
 }

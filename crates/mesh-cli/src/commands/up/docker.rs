@@ -1,16 +1,20 @@
 //! The control plane in containers: etcd, API server, CA, Pilot and Mixer, each a group of its own
 //! on the network `istiomesh`, as in Istio's own install without Kubernetes.
 
+mod file;
 mod plan;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use mesh_runtime::{Creation, DockerEngine, Runtime as _, RuntimeError};
+use mesh_runtime::compose::{self, Progress};
+use mesh_runtime::{Creation, DockerEngine, NetworkSpec, Runtime as _, RuntimeError, Start};
 
+use self::file::{ComposeFile, Surroundings};
 use self::plan::{Member, Topology};
 use super::Args;
 use crate::engine::Store;
@@ -27,6 +31,20 @@ pub(super) async fn bring_up(
     store: Store,
     home: &Path,
 ) -> Result<(), Failure> {
+    let network = engine::network(engine::Kind::Docker, args.subnet, args.subnet6);
+    let file = compose_file(args, home, &network)?;
+    let store = match file.as_ref().and_then(ComposeFile::runs_etcd) {
+        None => store,
+        Some(_) if args.store == Some(Store::File) => {
+            return Err(
+                Failure::usage("the API server of the file keeps its objects in etcd")
+                    .with_hint("leave --store away"),
+            );
+        }
+        Some(true) => Store::Etcd,
+        // Its etcd is elsewhere: the file says where.
+        Some(false) => Store::File,
+    };
     let mesh = args.programs.plan(image::Kind::Mesh)?;
     let etcd = match store {
         Store::Etcd => Some(args.programs.plan(image::Kind::Etcd)?),
@@ -38,14 +56,20 @@ pub(super) async fn bring_up(
         None => None,
     };
     let topology = Topology {
-        network: engine::network(engine::Kind::Docker, args.subnet, args.subnet6),
+        network: match &file {
+            Some(file) => file.network(network),
+            None => network,
+        },
         home: home.to_path_buf(),
         mesh,
         etcd,
         api_port: args.api_port,
         certificate_ttl: args.certificate_ttl,
     };
-    let stages = topology.stages()?;
+    let mut stages = topology.stages()?;
+    if let Some(file) = &file {
+        file.change(&mut stages)?;
+    }
     engine
         .create_network(&topology.network)
         .await
@@ -63,7 +87,65 @@ pub(super) async fn bring_up(
         // Members of a stage need nothing of each other.
         try_join_all(stage.iter().map(|member| ensure(engine, member))).await?;
     }
-    Ok(())
+    match &file {
+        Some(file) => start_services(engine, &file.rest).await,
+        None => Ok(()),
+    }
+}
+
+/// The file that was named, with a line on stderr for everything that is done differently.
+fn compose_file(
+    args: &Args,
+    home: &Path,
+    network: &NetworkSpec,
+) -> Result<Option<ComposeFile>, Failure> {
+    let Some(path) = &args.file else {
+        return Ok(None);
+    };
+    let variables = std::env::vars_os();
+    let variables = variables.filter_map(|(name, value)| {
+        // What is not text cannot be in the file.
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    });
+    let surroundings = Surroundings {
+        variables: &variables.collect(),
+        home,
+        network,
+        images: (&image::Kind::Mesh.name(), &image::Kind::Etcd.name()),
+    };
+    let file = ComposeFile::read(path, surroundings)?;
+    for note in file.notes() {
+        eprintln!("{note}");
+    }
+    Ok(Some(file))
+}
+
+/// Starts the services of a file that are not the control plane's; images that are missing are
+/// pulled.
+async fn start_services(engine: &DockerEngine, plan: &compose::Plan) -> Result<(), Failure> {
+    let mut tell = |progress: Progress<'_>| match progress {
+        Progress::Started(service, Start::Started) => eprintln!("{service}: started"),
+        Progress::Started(service, Start::AlreadyRunning) => eprintln!("{service}: is running"),
+        Progress::Ready(service) => eprintln!("{service}: is ready"),
+        _ => {}
+    };
+    let mut pulled = BTreeSet::new();
+    loop {
+        match compose::apply(engine, plan, PATIENCE, &mut tell).await {
+            Err(RuntimeError::NotFound {
+                kind: "image",
+                name,
+            }) if pulled.insert(name.clone()) => {
+                eprintln!("image {name}: pulling");
+                let progress = &mut |step: mesh_runtime::docker::Progress| {
+                    tracing::info!(image = name, step = %step, "pulling an image");
+                };
+                let done = engine.pull(&name, progress).await;
+                done.map_err(|error| engine::failed(&error))?;
+            }
+            done => return done.map_err(|error| engine::failed(&error)),
+        }
+    }
 }
 
 /// An image that is up to date, by the name that says its content: with another content its units

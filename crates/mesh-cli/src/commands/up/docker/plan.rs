@@ -40,17 +40,17 @@ pub(super) struct Member {
 }
 
 /// A member's name, and the number of its address in the network.
-struct Place {
-    name: &'static str,
+pub(super) struct Place {
+    pub(super) name: &'static str,
     host: u8,
 }
 
 // The API server's address is the one of Istio's own install, 172.28.0.13.
-const ETCD: Place = Place {
+pub(super) const ETCD: Place = Place {
     name: "etcd",
     host: 12,
 };
-const API: Place = Place {
+pub(super) const API: Place = Place {
     name: "apiserver",
     host: 13,
 };
@@ -217,12 +217,12 @@ fn mount(source: PathBuf, target: impl Into<PathBuf>, read_only: bool) -> MountS
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
 
-    fn topology(etcd: bool) -> Topology {
+    pub(in super::super) fn topology(etcd: bool) -> Topology {
         Topology {
             network: engine::network(engine::Kind::Docker, None, None),
             home: "/var/lib/mesh".into(),

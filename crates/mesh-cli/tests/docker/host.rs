@@ -8,7 +8,7 @@ use std::thread;
 use crate::dockerd::Dockerd;
 
 /// A machine with a daemon, on which `mesh` has its state in a directory of its own.
-pub(crate) struct Bed {
+pub(crate) struct Host {
     pub(crate) daemon: Dockerd,
 }
 
@@ -29,13 +29,13 @@ impl Said {
 }
 
 /// Runs a test beside a daemon. The daemon ends with the thread that started it.
-pub(crate) fn on_a_bed(test: impl FnOnce(&mut Bed) + Send) {
+pub(crate) fn on_a_host(test: impl FnOnce(&mut Host) + Send) {
     thread::scope(|scope| {
         let test = scope.spawn(|| {
-            let mut bed = Bed {
+            let mut host = Host {
                 daemon: Dockerd::start(None),
             };
-            test(&mut bed);
+            test(&mut host);
         });
         if let Err(panic) = test.join() {
             std::panic::resume_unwind(panic);
@@ -43,7 +43,7 @@ pub(crate) fn on_a_bed(test: impl FnOnce(&mut Bed) + Send) {
     });
 }
 
-impl Bed {
+impl Host {
     pub(crate) fn home(&self) -> PathBuf {
         self.daemon.path("home")
     }
