@@ -38,6 +38,8 @@ struct Bench {
     features: &'static str,
     /// What the machine must have.
     needs: &'static [Need],
+    /// Whether it runs the `mesh` binary, which is built for it and named by MESH_BIN.
+    runs_mesh: bool,
 }
 
 /// Every benchmark, the quickest first.
@@ -52,24 +54,41 @@ const BENCHES: &[Bench] = &[
             Need::Program("nft"),
             Need::Program("iptables-restore"),
         ],
+        runs_mesh: false,
     },
     Bench {
         name: "ca",
         package: "mesh-control",
         features: "test-util",
         needs: &[],
+        runs_mesh: false,
     },
     Bench {
         name: "api",
         package: "mesh-control",
         features: "test-util",
         needs: &[Need::Program("etcd")],
+        runs_mesh: false,
     },
     Bench {
         name: "ads",
         package: "mesh-control",
         features: "test-util",
         needs: &[],
+        runs_mesh: false,
+    },
+    Bench {
+        name: "runtime",
+        package: "mesh-runtime",
+        features: "docker",
+        needs: &[
+            Need::Root,
+            Need::Program("ip"),
+            Need::Program("dockerd"),
+            Need::Program("docker"),
+            Need::Program("envoy"),
+        ],
+        runs_mesh: true,
     },
 ];
 
@@ -115,6 +134,11 @@ impl Bench {
         for program in self.needs.iter().filter_map(Need::program) {
             let variable = format!("{}_BIN", program.to_uppercase().replace('-', "_"));
             cmd = cmd.env(&variable, tools.need(program)?);
+        }
+        if self.runs_mesh {
+            let build = Cmd::cargo(root).args(["build", "--release", "--package", "mesh-cli"]);
+            build.run()?;
+            cmd = cmd.env("MESH_BIN", root.join("target/release/mesh"));
         }
         let mut lines = Vec::new();
         cmd.args(["--bench", self.name]).results(|line| {

@@ -39,6 +39,8 @@ const FILES: &[&str] = &[
     "envoy/service/discovery/v3/ads.proto",
     "envoy/service/secret/v3/sds.proto",
     "etcd/rpc.proto",
+    "forward_proxy/cluster.proto",
+    "forward_proxy/filter.proto",
     "istio/v1/auth/ca.proto",
     "kubernetes/object.proto",
     "kubernetes/review.proto",

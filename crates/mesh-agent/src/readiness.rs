@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::join_all;
 use mesh_identity::CredentialStore;
 use mesh_model::Health;
 use mesh_netfilter::Verdict;
@@ -81,7 +82,8 @@ impl Watcher {
             }
             let interval = match *self.health.borrow() {
                 Health::Healthy => self.interval,
-                Health::Starting | Health::Unhealthy => self.interval.min(STARTING_INTERVAL),
+                Health::Starting => self.interval.min(STARTING_INTERVAL),
+                Health::Unhealthy => self.interval.min(UNHEALTHY_INTERVAL),
             };
             let leaves = self.leaving.is_cancelled();
             tokio::select! {
@@ -146,12 +148,14 @@ struct SelfCall {
 
 impl SelfCall {
     async fn result(&mut self, addresses: &[IpAddr]) -> Result<(), String> {
-        for &address in addresses {
-            let recent = self.arrived.get(&address);
-            if recent.is_some_and(|when| when.elapsed() < SELF_CALL_INTERVAL) {
-                continue;
-            }
-            match probe::call(address).await {
+        let is_due = |address: &&IpAddr| {
+            let recent = self.arrived.get(*address);
+            recent.is_none_or(|when| when.elapsed() >= SELF_CALL_INTERVAL)
+        };
+        let due: Vec<_> = addresses.iter().copied().filter(|it| is_due(&it)).collect();
+        let arrivals = join_all(due.iter().map(|address| probe::call(*address))).await;
+        for (address, arrival) in due.into_iter().zip(arrivals) {
+            match arrival {
                 Ok(Arrival::Captured) => {
                     self.arrived.insert(address, Instant::now());
                 }
@@ -208,7 +212,9 @@ async fn read_verdict(file: &Path) -> Result<Verdict, String> {
     serde_json::from_slice(&text).map_err(|error| unknown(&error))
 }
 
-/// While something is missing it may come at any moment, and the application waits for it.
-const STARTING_INTERVAL: Duration = Duration::from_millis(100);
+/// What is missing at the start comes within moments, and the application waits for it.
+const STARTING_INTERVAL: Duration = Duration::from_millis(10);
+/// What is missing later may be so for long.
+const UNHEALTHY_INTERVAL: Duration = Duration::from_millis(100);
 /// The watcher of the rules looks every second; this call is the second witness.
 const SELF_CALL_INTERVAL: Duration = Duration::from_secs(60);

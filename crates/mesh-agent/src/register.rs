@@ -7,7 +7,9 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use mesh_identity::{ClientTls, CredentialStore};
-use mesh_model::{Health, Protocol, SpiffeId, Workload, WorkloadPort, WorkloadService};
+use mesh_model::{
+    Explicit, Health, Protocol, SpiffeId, Upstream, Workload, WorkloadPort, WorkloadService,
+};
 use mesh_proto::mesh::agent::v1 as wire;
 use mesh_proto::mesh::agent::v1::agents_client::AgentsClient;
 use tokio::sync::{mpsc, watch};
@@ -197,6 +199,22 @@ fn workload(workload: &Workload) -> wire::Workload {
         addresses: workload.addresses.iter().map(ToString::to_string).collect(),
         labels: workload.labels.clone(),
         services: workload.services.iter().map(service).collect(),
+        explicit: workload.explicit.as_ref().map(explicit),
+    }
+}
+
+fn explicit(explicit: &Explicit) -> wire::Explicit {
+    let upstream = |upstream: &Upstream| wire::Upstream {
+        name: upstream.name.clone(),
+        port: upstream.port.into(),
+        listen: upstream.listen.to_string(),
+    };
+    let inbound = explicit.inbound.iter();
+    wire::Explicit {
+        inbound: inbound
+            .map(|(target, port)| (u32::from(*target), u32::from(*port)))
+            .collect(),
+        upstreams: explicit.upstreams.iter().map(upstream).collect(),
     }
 }
 
@@ -250,11 +268,17 @@ mod tests {
             "services": [{ "name": "web", "ports": [
                 { "name": "http", "number": 80, "target": 8080, "protocol": "http" },
             ] }],
+            "explicit": { "inbound": { "8080": 15100 }, "upstreams": [
+                { "name": "reviews", "port": 9080, "listen": "127.0.0.1:15200" },
+            ] },
         }))
         .unwrap();
         let told = workload(&configured);
         assert_eq!(told.addresses, ["10.213.0.2", "fd00::2"]);
         assert_eq!(told.services[0].ports[0].protocol, "http");
         assert_eq!(told.services[0].ports[0].target, 8080);
+        let explicit = told.explicit.unwrap();
+        assert_eq!(explicit.inbound, [(8080, 15100)].into());
+        assert_eq!(explicit.upstreams[0].listen, "127.0.0.1:15200");
     }
 }

@@ -11,7 +11,7 @@ use mesh_control::pilot::mesh::{Config, Mesh};
 use mesh_control::pilot::resource::{Layer, ResourceType};
 use mesh_control::pilot::snapshot;
 use mesh_model::istio::{IstioKind, IstioObject, check};
-use mesh_model::{Health, Problem, Workload, virtual_address};
+use mesh_model::{Explicit, Health, Mode, Problem, Workload, virtual_address};
 use mesh_proto::envoy::config::cluster::v3::Cluster;
 use mesh_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use mesh_proto::envoy::config::listener::v3::{FilterChain, Listener, filter};
@@ -24,6 +24,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use serde_json::{Value, json};
+
+/// Both ways in which calls come to a proxy.
+const MODES: [Mode; 2] = [Mode::Transparent, Mode::Explicit];
 
 /// What a mesh is made from.
 #[derive(Clone, Debug)]
@@ -39,11 +42,16 @@ proptest! {
     fn envoy_can_take_any_snapshot(input in input()) {
         let mesh = input.mesh();
         for namespace in ["shop", "front"] {
-            let shared = snapshot::shared(&mesh, &namespace.parse().unwrap());
-            check_listeners(&shared);
-            check_routes(&shared);
-            check_endpoints(&shared);
+            let namespace = namespace.parse().unwrap();
+            let layers = MODES.map(|mode| (mode, snapshot::shared(&mesh, &namespace, mode)));
+            for (_, shared) in &layers {
+                check_listeners(shared);
+                check_routes(shared);
+                check_endpoints(shared);
+            }
             for (workload, _) in mesh.workloads() {
+                let mut layers = layers.iter();
+                let (_, shared) = layers.find(|(mode, _)| *mode == workload.mode()).unwrap();
                 let own = snapshot::own(&mesh, workload);
                 check_listeners(&own);
                 for kind in ResourceType::ALL {
@@ -73,8 +81,10 @@ proptest! {
         prop_assert_eq!(&one.warnings, &other.warnings);
         for namespace in ["shop", "front"] {
             let namespace = namespace.parse().unwrap();
-            let layers = [&one, &other].map(|mesh| snapshot::shared(mesh, &namespace));
-            same(&layers)?;
+            for mode in MODES {
+                let layers = [&one, &other].map(|mesh| snapshot::shared(mesh, &namespace, mode));
+                same(&layers)?;
+            }
         }
         for (workload, _) in one.workloads() {
             same(&[&one, &other].map(|mesh| snapshot::own(mesh, workload)))?;
@@ -100,9 +110,11 @@ proptest! {
         let mesh = Mesh::assemble(&config, &workloads);
         for namespace in ["shop", "front"] {
             let namespace = namespace.parse().unwrap();
-            let old = snapshot::shared(&before, &namespace);
-            let quick = snapshot::shared_after(&mesh, &namespace, &before, &old);
-            same(&[quick, snapshot::shared(&mesh, &namespace)])?;
+            for mode in MODES {
+                let old = snapshot::shared(&before, &namespace, mode);
+                let quick = snapshot::shared_after(&mesh, &namespace, mode, &before, &old);
+                same(&[quick, snapshot::shared(&mesh, &namespace, mode)])?;
+            }
         }
     }
 }
@@ -372,7 +384,18 @@ fn workload() -> impl Strategy<Value = (Workload, Health)> {
     ]);
     let account = select(vec!["one", "two"]);
     let place = (select(vec!["shop", "front"]), account, addresses, labels);
-    (place, services, any::<bool>()).prop_map(|((namespace, account, addresses, labels), services, healthy)| {
+    let upstreams = vec(
+        select(vec![
+            "web:80",
+            "api.front:9080",
+            "db:3306",
+            "example.com:443",
+            "nobody:81",
+        ]),
+        0..4,
+    );
+    let explicit = proptest::option::of(upstreams);
+    (place, services, explicit, any::<bool>()).prop_map(|((namespace, account, addresses, labels), services, explicit, healthy)| {
         let services: Vec<_> = services
             .into_iter()
             .map(|(name, ports)| {
@@ -393,8 +416,13 @@ fn workload() -> impl Strategy<Value = (Workload, Health)> {
             "labels": labels,
             "services": services,
         });
+        let mut workload: Workload = serde_json::from_value(workload).unwrap();
+        workload.explicit = explicit.map(|upstreams| {
+            let upstreams: Vec<_> = upstreams.iter().map(|text| text.parse().unwrap()).collect();
+            Explicit::new(&workload.services, &upstreams)
+        });
         let health = if healthy { Health::Healthy } else { Health::Starting };
-        (serde_json::from_value(workload).unwrap(), health)
+        (workload, health)
     })
 }
 

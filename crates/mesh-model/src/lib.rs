@@ -21,6 +21,7 @@
 
 pub mod authorization;
 pub mod destination;
+pub mod explicit;
 pub mod host;
 pub mod identity;
 pub mod istio;
@@ -41,6 +42,7 @@ pub mod workload;
 #[cfg(test)]
 mod testing;
 
+pub use explicit::{DeclaredUpstream, Explicit, Mode, Upstream};
 pub use identity::{SpiffeId, TrustDomain};
 pub use kind::{Cell, Column, KINDS, Kind};
 pub use name::{Host, Namespace, ServiceAccount, ServiceName, WorkloadId};

@@ -11,6 +11,8 @@ use crate::{Problems, TrustDomain, Workload};
 pub const PROXY_UID: u32 = 1337;
 /// Where captured outbound connections arrive.
 pub const OUTBOUND_PORT: u16 = 15001;
+/// Where an explicit workload's application calls HTTP services, on loopback.
+pub const FORWARD_PROXY_PORT: u16 = 15002;
 /// Where captured inbound connections arrive.
 pub const INBOUND_PORT: u16 = 15006;
 /// Mixer, under mutual TLS of the mesh.

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Namespace, Problems, Protocol, ServiceAccount, ServiceName, SpiffeId, TrustDomain, WorkloadId,
-    label, name,
+    Explicit, Mode, Namespace, Problems, Protocol, ServiceAccount, ServiceName, SpiffeId,
+    TrustDomain, WorkloadId, label, name,
 };
 
 /// One running instance: a task group's allocation, a container, a VM.
@@ -28,6 +28,9 @@ pub struct Workload {
     /// The services that it is an instance of.
     #[serde(default)]
     pub services: Vec<WorkloadService>,
+    /// What its sidecar listens at, if no redirect rules bring traffic to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub explicit: Option<Explicit>,
 }
 
 /// A service that a workload declares, with the ports at which it serves it.
@@ -119,6 +122,26 @@ impl Workload {
                 problems.add(format!("{path}.name"), service.name.as_str(), expected);
             }
             service.validate(&path, problems);
+        }
+        if let Some(explicit) = &self.explicit {
+            explicit.validate(&self.namespace, &self.services, &at("explicit"), problems);
+        }
+    }
+
+    /// How its traffic comes to its sidecar.
+    pub fn mode(&self) -> Mode {
+        match self.explicit {
+            None => Mode::Transparent,
+            Some(_) => Mode::Explicit,
+        }
+    }
+
+    /// The port at which others call what listens on a port of the application's own; none if the
+    /// sidecar of an explicit workload does not take such calls.
+    pub fn called_at(&self, target: u16) -> Option<u16> {
+        match &self.explicit {
+            None => Some(target),
+            Some(explicit) => explicit.inbound.get(&target).copied(),
         }
     }
 

@@ -44,7 +44,7 @@ pub struct Enrolled {
     pub creation: Creation,
 }
 
-/// Makes the group, sets its redirect rules, and only then starts `rules`, `sidecar` and `app`,
+/// Makes the group, sets its redirect rules if it has any, and only then starts `rules`, `sidecar` and `app`,
 /// each after what it depends on; returns when the application is ready.
 ///
 /// May be repeated: what is there stays, the rules are set again, token and configuration are
@@ -91,10 +91,10 @@ async fn bring_up(
 ) -> Result<(), EnrolError> {
     let name = &group.spec.name;
     let without_log = |source| failed(name, source, String::new());
-    runtime
-        .redirect_group(name, &injected.policy)
-        .await
-        .map_err(without_log)?;
+    if let Some(policy) = &injected.policy {
+        let set = runtime.redirect_group(name, policy).await;
+        set.map_err(without_log)?;
+    }
     let addresses = group.addresses.ok_or_else(|| {
         without_log(RuntimeError::NotFound {
             kind: "address of group",

@@ -12,7 +12,11 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use mesh_model::{Namespace, Problems, ServiceAccount, ServiceName, TrustDomain, WorkloadService};
+pub use mesh_model::Mode;
+use mesh_model::{
+    DeclaredUpstream, Explicit, Namespace, Problems, ServiceAccount, ServiceName, TrustDomain,
+    WorkloadService,
+};
 
 pub use self::container::{Container, LABEL_INJECT, LABEL_LABELS, LABEL_PORTS, LABEL_SERVICE};
 pub use self::port::parse_port;
@@ -60,7 +64,14 @@ pub struct Application {
     /// How it shows that it can be used.
     pub readiness: Option<Readiness>,
     /// How its traffic comes to the sidecar.
+    ///
+    /// In [`Mode::Explicit`] no rule is set and nothing in the group has a right that the
+    /// application does not ask for. Others call the sidecar, which forwards to the application's
+    /// ports on loopback: there it should listen, for whatever it opens on other addresses can be
+    /// called past the sidecar.
     pub mode: Mode,
+    /// The services that it calls at loopback addresses, in [`Mode::Explicit`].
+    pub upstreams: Vec<DeclaredUpstream>,
 }
 
 /// Who starts an application, and in which network namespace it finds its sidecar.
@@ -77,15 +88,6 @@ pub enum Runner {
         /// The runtime's own id of the container, in full.
         id: String,
     },
-}
-
-/// How the traffic of an application comes to its sidecar.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-#[non_exhaustive]
-pub enum Mode {
-    /// By redirect rules in its network namespace: the application notices nothing.
-    #[default]
-    Transparent,
 }
 
 /// What a sidecar must know of its mesh.
@@ -140,8 +142,8 @@ pub struct JoinToken(String);
 pub struct InjectedGroup {
     /// The group.
     pub group: GroupSpec,
-    /// Which of its traffic goes to the sidecar.
-    pub policy: Policy,
+    /// Which of its traffic goes to the sidecar; none where no rules are set.
+    pub policy: Option<Policy>,
     application: Application,
     facts: MeshFacts,
 }
@@ -178,7 +180,10 @@ pub fn inject(application: &Application, facts: &MeshFacts) -> Result<InjectedGr
                 .into(),
             ..GroupSpec::new(application.group_name(), attachment)
         },
-        policy: facts.resolver.policy(),
+        policy: match application.mode {
+            Mode::Transparent => Some(facts.resolver.policy()),
+            Mode::Explicit => None,
+        },
         application: application.clone(),
         facts: facts.clone(),
     })
@@ -235,7 +240,25 @@ impl Application {
             restart: RestartPolicy::Always,
             readiness: None,
             mode: Mode::Transparent,
+            upstreams: Vec::new(),
         }
+    }
+
+    /// What its sidecar listens at, where no rules bring its traffic there.
+    pub fn explicit(&self) -> Option<Explicit> {
+        match self.mode {
+            Mode::Transparent => None,
+            Mode::Explicit => Some(Explicit::new(&self.services, &self.upstreams)),
+        }
+    }
+
+    /// The environment in which it is started: its own, and where its sidecar listens, unless it
+    /// says otherwise itself.
+    pub fn whole_environment(&self) -> BTreeMap<String, String> {
+        let explicit = self.explicit();
+        let mut environment = explicit.map_or_else(BTreeMap::new, |it| it.environment());
+        environment.extend(self.environment.clone());
+        environment
     }
 
     /// The group it becomes: its name, followed by `.` and the namespace if that is not `default`.

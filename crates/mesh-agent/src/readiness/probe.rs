@@ -8,8 +8,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
 /// What became of the call.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -24,21 +25,41 @@ pub(super) enum Arrival {
 pub(super) async fn call(address: IpAddr) -> io::Result<Arrival> {
     let listener = TcpListener::bind(SocketAddr::new(address, 0)).await?;
     let target = listener.local_addr()?;
-    let call = timeout(CONNECT_PATIENCE, TcpStream::connect(target)).await??;
+    let mut call = timeout(CONNECT_PATIENCE, TcpStream::connect(target)).await??;
     let caller = call.local_addr()?;
-    // A direct call is in the queue when connect returns; what Envoy passes on has another source.
-    let deadline = Instant::now() + ARRIVAL_PATIENCE;
-    while let Ok(accepted) = timeout_at(deadline, listener.accept()).await {
-        if accepted?.1 == caller {
-            return Ok(Arrival::Direct);
+    let arrives = async {
+        loop {
+            // What Envoy passes on has another source; dropped, it ends at both ends.
+            if listener.accept().await?.1 == caller {
+                return Ok(Arrival::Direct);
+            }
         }
-    }
-    Ok(Arrival::Captured)
+    };
+    // Nobody here answers the caller, or ends its connection: who does has taken it.
+    let taken = async {
+        if call.shutdown().await.is_ok() {
+            // Bytes, the end or a reset: each is somebody's.
+            let _: std::io::Result<usize> = call.read(&mut [0]).await;
+        }
+        Arrival::Captured
+    };
+    let seen = async {
+        tokio::select! {
+            biased;
+            arrival = arrives => arrival,
+            arrival = taken => Ok(arrival),
+        }
+    };
+    // A direct call is in the queue when connect returns.
+    timeout(ARRIVAL_PATIENCE, seen)
+        .await
+        .unwrap_or(Ok(Arrival::Captured))
 }
 
 /// Both ends are on this machine.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
-/// Within one machine a connection is queued before `connect` returns; the rest is reserve.
+/// Within one machine a connection is queued before `connect` returns, and Envoy ends one that is
+/// silent; the rest is reserve.
 const ARRIVAL_PATIENCE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]

@@ -24,7 +24,8 @@ use crate::{engine, ground, join};
 
 /// Run an application with its sidecar.
 ///
-/// Its traffic goes through the sidecar from its first instruction on. Without --detach its output
+/// Its traffic goes through the sidecar from its first instruction on; in explicit mode, what the
+/// application sends there does. Without --detach its output
 /// is shown, its end is the end of this command, and Ctrl-C stops it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -78,6 +79,9 @@ pub(crate) async fn run(args: &Args) -> Outcome {
             "{group} {words} at {}",
             addresses.collect::<Vec<_>>().join(", ")
         );
+        for (target, port) in application.explicit().iter().flat_map(|it| &it.inbound) {
+            println!("its port {target} on loopback is called at port {port} of the sidecar");
+        }
         return Ok(OK.into());
     }
     let outcome = attend(&*engine, &group).await;

@@ -70,6 +70,9 @@ fn describe(explanation: &Value) -> String {
         word(explanation, "/to/port"),
         word(explanation, "/to/protocol"),
     );
+    if let Some(entrance) = explanation.get("entrance").filter(|it| !it.is_null()) {
+        line(&mut text, 0, &through(entrance));
+    }
     let route = explanation.get("route").unwrap_or(&Value::Null);
     line(&mut text, 0, &format!("route: {}", route_cause(route)));
     if let Some(action) = route.get("action").and_then(|action| named(action)) {
@@ -137,6 +140,21 @@ fn describe_endpoint(text: &mut String, endpoint: &Value) {
         let is_allowed = decision.get("allowed") == Some(&Value::Bool(true));
         let verdict = if is_allowed { "allowed" } else { "refused" };
         line(text, 3, &format!("{verdict}: {}", cause(decision)));
+    }
+}
+
+/// Where the application of an explicit workload comes to its sidecar.
+fn through(entrance: &Value) -> String {
+    match named(entrance) {
+        Some(("upstream", address)) => format!("through its upstream at {}", plain(address)),
+        Some(("forwardProxy", address)) => {
+            format!("through its forward proxy at {}", plain(address))
+        }
+        _ => {
+            "but its application does not get there: it is explicit, declares no upstream for this \
+              port, and the forward proxy takes HTTP only"
+                .to_owned()
+        }
     }
 }
 

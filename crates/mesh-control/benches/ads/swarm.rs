@@ -148,6 +148,7 @@ fn workload(number: u32, count: u32) -> Workload {
         service_account: "web".to_owned(),
         addresses: vec![Ipv4Addr::new(10, high, middle, low).to_string()],
         services: vec![service(number), service((number + 1) % count)],
+        explicit: None,
         ..Workload::default()
     }
 }

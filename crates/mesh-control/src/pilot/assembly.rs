@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use mesh_model::{Health, Host, Namespace, Workload};
+use mesh_model::{Health, Host, Mode, Namespace, Workload};
 use tokio::sync::watch;
 use tracing::warn;
 
@@ -63,11 +63,11 @@ impl Assembly for MeshAssembly {
         self.resolved.mesh.unaddressed.clone()
     }
 
-    fn shared(&self, namespace: &Namespace, before: Option<&Layer>) -> Layer {
+    fn shared(&self, namespace: &Namespace, mode: Mode, before: Option<&Layer>) -> Layer {
         let mesh = &self.resolved.mesh;
         match before {
-            Some(layer) => snapshot::shared_after(mesh, namespace, &self.before.mesh, layer),
-            None => snapshot::shared(mesh, namespace),
+            Some(layer) => snapshot::shared_after(mesh, namespace, mode, &self.before.mesh, layer),
+            None => snapshot::shared(mesh, namespace, mode),
         }
     }
 

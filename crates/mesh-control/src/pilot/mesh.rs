@@ -100,7 +100,9 @@ pub struct Warning {
 }
 
 /// Ports that are the sidecar's own; a service on one of them would take its listener away.
-const RESERVED: [u16; 8] = [15000, 15001, 15006, 15008, 15020, 15021, 15053, 15090];
+const RESERVED: [u16; 9] = [
+    15000, 15001, 15002, 15006, 15008, 15020, 15021, 15053, 15090,
+];
 
 // === impl Mesh ===
 

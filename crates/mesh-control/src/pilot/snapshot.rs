@@ -6,7 +6,8 @@
 mod access_log;
 mod authorization;
 mod cluster;
-mod endpoint;
+pub(super) mod endpoint;
+mod explicit;
 mod fault;
 mod inbound;
 mod listener;
@@ -22,7 +23,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_model::destination::HostRules;
 use mesh_model::istio::VirtualService;
 use mesh_model::service::Resolution;
-use mesh_model::{Host, Namespace, Object, Workload};
+use mesh_model::{Host, Mode, Namespace, Object, Workload};
+use mesh_proto::envoy::config::listener::v3::Listener;
 use prost::Name;
 
 pub use update::shared_after;
@@ -40,10 +42,11 @@ struct View<'a> {
 /// Messages of one type by their names, of which each occurs once.
 type Named<M> = BTreeMap<String, M>;
 
-/// What every proxy of `namespace` has: everything for calls that leave it, and the name table.
+/// What every proxy of `namespace` has to which calls that leave it come in this way: everything
+/// for those calls, and the name table.
 ///
 /// Where the layer of an earlier mesh is at hand, [`shared_after`] is sooner done.
-pub fn shared(mesh: &Mesh, namespace: &Namespace) -> Layer {
+pub fn shared(mesh: &Mesh, namespace: &Namespace, mode: Mode) -> Layer {
     let view = View { mesh, namespace };
     let mut clusters = Named::new();
     let mut endpoints = Named::new();
@@ -57,28 +60,28 @@ pub fn shared(mesh: &Mesh, namespace: &Namespace) -> Layer {
             .into_iter()
             .map(|cluster| (cluster.name.clone(), cluster)),
     );
-    let catch_all = outbound::catch_all(&view);
-    listeners.insert(catch_all.name.clone(), catch_all);
-    for port in view.http_ports() {
-        let listener = outbound::http(&view, port);
-        listeners.insert(listener.name.clone(), listener);
-        let configurations = route::configurations(&view, port);
-        routes.extend(
-            configurations
-                .into_iter()
-                .map(|routes| (routes.name.clone(), routes)),
-        );
+    match mode {
+        Mode::Transparent => {
+            let all = captured(&view);
+            listeners.extend(all.map(|listener| (listener.name.clone(), listener)));
+            let ports = view.http_ports().into_iter();
+            let all = ports.flat_map(|port| route::configurations(&view, port));
+            routes.extend(all.map(|routes| (routes.name.clone(), routes)));
+        }
+        Mode::Explicit => {
+            let cluster = cluster::forward();
+            clusters.insert(cluster.name.clone(), cluster);
+            let listener = explicit::forward_proxy();
+            listeners.insert(listener.name.clone(), listener);
+            let all = route::forward_proxy(&view);
+            routes.insert(all.name.clone(), all);
+        }
     }
     for entry in mesh.seen_from(namespace) {
         if entry.addresses.is_some() {
             names.insert(entry.service.host.to_string(), name::of(&entry.service));
         }
-        for (port, declared) in &entry.service.ports {
-            if !declared.protocol.is_http()
-                && let Some(listener) = outbound::tcp(&view, entry, *port)
-            {
-                listeners.insert(listener.name.clone(), listener);
-            }
+        for port in entry.service.ports.keys() {
             for part in cluster::parts(&view, entry, *port) {
                 if part.resolution(&entry.service) == Resolution::Static {
                     let assignment = endpoint::assignment(mesh, &entry.service, &part);
@@ -99,7 +102,24 @@ pub fn shared(mesh: &Mesh, namespace: &Namespace) -> Layer {
     layer
 }
 
-/// What the proxy of `workload` alone has: everything for calls that come to it.
+/// The listeners to which redirect rules bring what an application calls.
+fn captured<'a>(view: &'a View<'a>) -> impl Iterator<Item = Listener> {
+    let http = view.http_ports().into_iter();
+    let http = http.map(|port| outbound::http(view, port));
+    let services = view.mesh.seen_from(view.namespace);
+    let tcp = services.flat_map(|entry| {
+        let ports = entry.service.ports.iter();
+        ports
+            .filter(|(_, declared)| !declared.protocol.is_http())
+            .filter_map(|(port, _)| outbound::tcp(view, entry, *port))
+    });
+    std::iter::once(outbound::catch_all(view))
+        .chain(http)
+        .chain(tcp)
+}
+
+/// What the proxy of `workload` alone has: everything for calls that come to it, and its upstreams
+/// if it is explicit.
 pub fn own(mesh: &Mesh, workload: &Workload) -> Layer {
     let declared = inbound::declared(workload);
     let mut numbers = mesh.ports_of_mutual_tls(workload);
@@ -107,6 +127,7 @@ pub fn own(mesh: &Mesh, workload: &Workload) -> Layer {
     let ports: Vec<_> = numbers
         .into_iter()
         .filter(|number| !super::mesh::is_reserved(*number))
+        .filter(|number| workload.called_at(*number).is_some())
         .map(|number| {
             let known = declared.get(&number);
             inbound::Port {
@@ -122,11 +143,12 @@ pub fn own(mesh: &Mesh, workload: &Workload) -> Layer {
 
     let mut clusters = Named::new();
     for port in &ports {
-        let cluster = cluster::inbound(port.number, port.protocol);
+        let cluster = match workload.mode() {
+            Mode::Transparent => cluster::inbound(port.number, port.protocol),
+            Mode::Explicit => cluster::inbound_on_loopback(port.number, port.protocol),
+        };
         clusters.insert(cluster.name.clone(), cluster);
     }
-    let rest = cluster::inbound_passthrough();
-    clusters.insert(rest.name.clone(), rest);
     let inbound = inbound::Inbound {
         namespace: &workload.namespace,
         trust_domain: &mesh.trust_domain,
@@ -134,16 +156,36 @@ pub fn own(mesh: &Mesh, workload: &Workload) -> Layer {
         mode: mesh.mutual_tls_elsewhere(workload),
         filters: authorization::Filters::of(mesh, workload),
     };
-    let listener = inbound.listener();
-    let routes: Named<_> = inbound
-        .routes()
-        .map(|routes| (routes.name.clone(), routes))
-        .collect();
+    let mut listeners = Vec::new();
+    let mut routes: Vec<_> = inbound.routes().collect();
+    match &workload.explicit {
+        None => {
+            let rest = cluster::inbound_passthrough();
+            clusters.insert(rest.name.clone(), rest);
+            listeners.push(inbound.listener());
+        }
+        Some(explicit) => {
+            listeners.extend(inbound.listeners(explicit));
+            let namespace = &workload.namespace;
+            let view = View { mesh, namespace };
+            for upstream in explicit::upstreams(&view, workload) {
+                listeners.push(upstream.listener(&view));
+                routes.extend(upstream.routes(&view));
+            }
+        }
+    }
 
     let mut layer = Layer::default();
     set(&mut layer, ResourceType::Cluster, &clusters);
-    let listeners = Named::from([(listener.name.clone(), listener)]);
+    let listeners: Named<_> = listeners
+        .into_iter()
+        .map(|listener| (listener.name.clone(), listener))
+        .collect();
     set(&mut layer, ResourceType::Listener, &listeners);
+    let routes: Named<_> = routes
+        .into_iter()
+        .map(|routes| (routes.name.clone(), routes))
+        .collect();
     set(&mut layer, ResourceType::Route, &routes);
     layer
 }

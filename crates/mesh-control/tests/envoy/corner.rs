@@ -75,7 +75,11 @@ pub(crate) fn resources(corners: &[&Corner]) -> Resources {
         case::add(&mut config, object);
     }
     let mesh = case::assemble(config, &[(workload.clone(), Health::Healthy)]);
-    let mut resources = case::json(&snapshot::shared(&mesh, &workload.namespace));
+    let mut resources = case::json(&snapshot::shared(
+        &mesh,
+        &workload.namespace,
+        workload.mode(),
+    ));
     for (kind, own) in case::json(&snapshot::own(&mesh, &workload)) {
         resources.get_mut(kind).unwrap().extend(own);
     }

@@ -363,7 +363,11 @@ fn mesh_of(yaml: &str, client: &Machine, server: &Machine) -> Mesh {
 fn resources(mesh: &Mesh, machine: &Machine) -> Resources {
     let is_here = |workload: &&(Workload, Health)| workload.0.addresses == machine.addresses();
     let (workload, _) = mesh.workloads().find(is_here).unwrap();
-    let mut resources = case::json(&snapshot::shared(mesh, &workload.namespace));
+    let mut resources = case::json(&snapshot::shared(
+        mesh,
+        &workload.namespace,
+        workload.mode(),
+    ));
     for (kind, own) in case::json(&snapshot::own(mesh, workload)) {
         resources.get_mut(kind).unwrap().extend(own);
     }

@@ -13,7 +13,7 @@ use mesh_control::pilot::mesh::{Config, Mesh, OutboundPolicy};
 use mesh_control::pilot::resource::{Layer, ResourceType};
 use mesh_control::pilot::snapshot;
 use mesh_model::istio::{IstioKind, IstioObject, check};
-use mesh_model::{Health, Kind, Namespace, Workload, WorkloadId, virtual_address};
+use mesh_model::{Health, Kind, Mode, Namespace, Workload, WorkloadId, virtual_address};
 use mesh_proto::envoy::service::discovery::v3::DeltaDiscoveryResponse;
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
@@ -37,6 +37,8 @@ pub(crate) struct Case {
 pub(crate) struct Interest {
     /// What all proxies of these namespaces have in common.
     pub(crate) namespaces: Vec<Namespace>,
+    /// What the proxies of all explicit workloads of these namespaces have in common.
+    pub(crate) explicit: Vec<Namespace>,
     /// What the proxies of these workloads have for themselves.
     pub(crate) workloads: Vec<WorkloadId>,
 }
@@ -92,8 +94,12 @@ impl Case {
     /// The layers of interest, by the names of their golden files.
     pub(crate) fn layers(&self) -> Vec<(String, Layer)> {
         let shared = self.of.namespaces.iter().map(|namespace| {
-            let layer = snapshot::shared(&self.mesh, namespace);
+            let layer = snapshot::shared(&self.mesh, namespace, Mode::Transparent);
             (format!("namespace-{namespace}"), layer)
+        });
+        let explicit = self.of.explicit.iter().map(|namespace| {
+            let layer = snapshot::shared(&self.mesh, namespace, Mode::Explicit);
+            (format!("explicit-{namespace}"), layer)
         });
         let own = self.of.workloads.iter().map(|id| {
             let (workload, _) = self.mesh.workload(id).unwrap();
@@ -103,7 +109,7 @@ impl Case {
                 snapshot::own(&self.mesh, workload),
             )
         });
-        shared.chain(own).collect()
+        shared.chain(explicit).chain(own).collect()
     }
 
     fn read(dir: &Path) -> Self {

@@ -62,6 +62,8 @@ pub struct Workload {
     >,
     #[prost(message, repeated, tag = "6")]
     pub services: ::prost::alloc::vec::Vec<WorkloadService>,
+    #[prost(message, optional, tag = "7")]
+    pub explicit: ::core::option::Option<Explicit>,
 }
 impl ::prost::Name for Workload {
     const NAME: &'static str = "Workload";
@@ -71,6 +73,42 @@ impl ::prost::Name for Workload {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/mesh.agent.v1.Workload".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Explicit {
+    #[prost(btree_map = "uint32, uint32", tag = "1")]
+    pub inbound: ::prost::alloc::collections::BTreeMap<u32, u32>,
+    #[prost(message, repeated, tag = "2")]
+    pub upstreams: ::prost::alloc::vec::Vec<Upstream>,
+}
+impl ::prost::Name for Explicit {
+    const NAME: &'static str = "Explicit";
+    const PACKAGE: &'static str = "mesh.agent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "mesh.agent.v1.Explicit".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/mesh.agent.v1.Explicit".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Upstream {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+    #[prost(string, tag = "3")]
+    pub listen: ::prost::alloc::string::String,
+}
+impl ::prost::Name for Upstream {
+    const NAME: &'static str = "Upstream";
+    const PACKAGE: &'static str = "mesh.agent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "mesh.agent.v1.Upstream".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/mesh.agent.v1.Upstream".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -98,9 +98,21 @@ pub mod envoy {
             }
         }
         pub mod clusters {
+            pub mod dynamic_forward_proxy {
+                pub mod v3 {
+                    include!("envoy.extensions.clusters.dynamic_forward_proxy.v3.rs");
+                }
+            }
             pub mod original_dst {
                 pub mod v3 {
                     include!("envoy.extensions.clusters.original_dst.v3.rs");
+                }
+            }
+        }
+        pub mod common {
+            pub mod dynamic_forward_proxy {
+                pub mod v3 {
+                    include!("envoy.extensions.common.dynamic_forward_proxy.v3.rs");
                 }
             }
         }
@@ -113,6 +125,11 @@ pub mod envoy {
                 }
             }
             pub mod http {
+                pub mod dynamic_forward_proxy {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.http.dynamic_forward_proxy.v3.rs");
+                    }
+                }
                 pub mod fault {
                     pub mod v3 {
                         include!("envoy.extensions.filters.http.fault.v3.rs");

@@ -319,9 +319,9 @@ impl Candidate<'_> {
 
     async fn redirect(&self, injected: &InjectedGroup) -> Result<(), RuntimeError> {
         self.engine.create_group(&injected.group).await?;
-        self.engine
-            .redirect_group(&self.name, &injected.policy)
-            .await?;
+        if let Some(policy) = &injected.policy {
+            self.engine.redirect_group(&self.name, policy).await?;
+        }
         Ok(())
     }
 

@@ -32,6 +32,20 @@ pub(super) fn problems(application: &Application, facts: &MeshFacts) -> Problems
         ));
     }
     check_services(&application.services, &mut problems);
+    match application.explicit() {
+        Some(explicit) => explicit.validate(
+            &application.namespace,
+            &application.services,
+            "explicit",
+            &mut problems,
+        ),
+        None if application.upstreams.is_empty() => {}
+        None => problems.push(Problem::new(
+            "upstreams",
+            application.upstreams.len().to_string(),
+            "none in transparent mode, where services are called by their names",
+        )),
+    }
     check_facts(facts, &mut problems);
     problems
 }

@@ -127,11 +127,39 @@ fn the_sidecar_is_told_what_it_needs_in_a_file_of_its_own() {
 }
 
 #[test]
+fn an_explicit_application_has_no_rules_no_right_and_is_told_of_its_sidecar() {
+    let mut application = application();
+    application.mode = Mode::Explicit;
+    application.upstreams = vec!["db.data:6379=[::1]:16379".parse().unwrap()];
+    application.environment = [("NO_PROXY".to_owned(), "example.com".to_owned())].into();
+    let injected = inject(&application, &facts()).unwrap();
+    assert_eq!(injected.policy, None);
+    let units = units(&injected);
+    let [sidecar, app] = units.as_slice() else {
+        panic!("{units:?}");
+    };
+    assert!(sidecar.after.is_empty() && app.after[0].unit == sidecar.name);
+    assert!(units.iter().all(|unit| unit.capabilities.is_empty()));
+    assert_eq!(app.environment["HTTP_PROXY"], "http://127.0.0.1:15002");
+    assert_eq!(app.environment["NO_PROXY"], "example.com");
+    assert_eq!(app.environment["MESH_UPSTREAM_ADDR_DB_DATA"], "[::1]:16379");
+    let config: SidecarConfig = serde_json::from_slice(&sidecar.files[0].contents.0).unwrap();
+    assert_eq!(config.rules_verdict, None);
+    let explicit = config.workload.explicit.unwrap();
+    assert_eq!(explicit.inbound, [(9080, 15100)].into());
+    application.mode = Mode::Transparent;
+    assert_eq!(
+        refusal(&application),
+        "upstreams: `1` is not none in transparent mode, where services are called by their names"
+    );
+}
+
+#[test]
 fn the_policy_that_is_watched_is_the_one_that_is_applied() {
     let injected = inject(&application(), &facts()).unwrap();
     let units = units(&injected);
     let written: Policy = serde_json::from_slice(&units[0].files[0].contents.0).unwrap();
-    assert_eq!(written, injected.policy);
+    assert_eq!(Some(written), injected.policy);
     assert_eq!((units[0].files[0].uid, units[0].files[0].mode), (0, 0o600));
 }
 

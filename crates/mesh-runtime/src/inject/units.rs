@@ -6,6 +6,7 @@ use mesh_model::sidecar::{PROXY_UID, READINESS_PORT};
 use mesh_model::{Problems, SidecarConfig, Workload};
 
 use super::{InjectedGroup, JoinToken, Runner};
+use crate::redirect::Policy;
 use crate::{
     Addresses, Capability, Condition, Contents, Dependency, DirectorySpec, FileSpec, Group, Name,
     Readiness, RestartPolicy, RuntimeError, UnitSpec,
@@ -90,6 +91,7 @@ impl InjectedGroup {
                 addresses: place.addresses.both().into(),
                 labels: application.labels.clone(),
                 services: application.services.clone(),
+                explicit: application.explicit(),
             },
             trust_domain: facts.trust_domain.clone(),
             pilots: facts.pilots.clone(),
@@ -99,12 +101,13 @@ impl InjectedGroup {
             state_dir: files.state(),
             envoy: facts.envoy.clone(),
             upstream_dns: facts.resolver.upstream(),
-            rules_verdict: Some(files.verdict()),
+            rules_verdict: self.policy.as_ref().map(|_| files.verdict()),
             certificate_ttl_seconds: facts.certificate_ttl_seconds,
         })
     }
 
-    /// The units, in the order of starting: `rules`, `sidecar`, and `app` where the group runs it.
+    /// The units, in the order of starting: `rules` if there are any, `sidecar`, and `app` where
+    /// the group runs it.
     ///
     /// # Errors
     ///
@@ -118,15 +121,17 @@ impl InjectedGroup {
                 subject: format!("group `{}`", self.group.name),
                 problems,
             })?;
-        let mut units = vec![self.rules(&files)?, self.sidecar(place, &files, &config)?];
-        if self.application.runner == Runner::Group {
-            units.push(self.app());
-        }
-        Ok(units)
+        let policy = self.policy.as_ref();
+        let rules = policy
+            .map(|policy| self.rules(policy, &files))
+            .transpose()?;
+        let sidecar = self.sidecar(place, &files, &config)?;
+        let app = (self.application.runner == Runner::Group).then(|| self.app());
+        Ok(rules.into_iter().chain([sidecar]).chain(app).collect())
     }
 
     /// Looks after the rules: reading them takes a right that the sidecar does not have.
-    fn rules(&self, files: &SidecarFiles) -> Result<UnitSpec, RuntimeError> {
+    fn rules(&self, policy: &Policy, files: &SidecarFiles) -> Result<UnitSpec, RuntimeError> {
         let mut unit = self.ours(
             RULES_UNIT,
             &[
@@ -145,7 +150,7 @@ impl InjectedGroup {
             unit.command.push("--no-repair".to_owned());
         }
         unit.capabilities = [Capability::NetAdmin].into();
-        let policy = json(&files.policy(), &self.policy)?;
+        let policy = json(&files.policy(), policy)?;
         unit.files = vec![owned(0, 0o600, files.policy(), policy)];
         Ok(unit)
     }
@@ -178,7 +183,10 @@ impl InjectedGroup {
             owned(PROXY_UID, 0o600, files.token(), token),
         ];
         unit.readiness = Some(Readiness::http(READINESS_PORT, "/ready"));
-        unit.after = vec![after(RULES_UNIT, Condition::Started)];
+        let rules = self.policy.iter();
+        unit.after = rules
+            .map(|_| after(RULES_UNIT, Condition::Started))
+            .collect();
         Ok(unit)
     }
 
@@ -187,14 +195,14 @@ impl InjectedGroup {
         UnitSpec {
             image: application.image.clone(),
             mounts: application.mounts.clone(),
-            environment: application.environment.clone(),
+            environment: application.whole_environment(),
             uid: application.uid,
             gid: application.gid,
             capabilities: application.capabilities.clone(),
             working_directory: application.working_directory.clone(),
             restart: application.restart,
             readiness: application.readiness.clone(),
-            // Before that, the rules refuse its connections.
+            // Before that, the rules refuse its connections, or nobody listens where it calls.
             after: vec![after(SIDECAR_UNIT, Condition::Ready)],
             ..UnitSpec::new(Name::literal(APP_UNIT), &application.command)
         }

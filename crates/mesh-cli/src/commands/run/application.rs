@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::str::FromStr;
 
-use mesh_model::{Namespace, ServiceAccount, ServiceName, WorkloadPort, WorkloadService};
+use mesh_model::{
+    DeclaredUpstream, Mode, Namespace, ServiceAccount, ServiceName, WorkloadPort, WorkloadService,
+};
 use mesh_runtime::inject::parse_port;
 use mesh_runtime::{Application, Capability, MountSpec, RestartPolicy};
 
@@ -18,13 +20,19 @@ pub(crate) struct Description {
     #[arg(long)]
     image: Option<String>,
     /// A directory or file of this machine that it sees in its image; may be repeated.
-    #[arg(
-        short = 'v',
-        long,
-        value_name = "HOST:CONTAINER[:ro]",
-        requires = "image"
-    )]
+    #[arg(long, value_name = "HOST:CONTAINER[:ro]", requires = "image")]
     volume: Vec<Volume>,
+    /// How its traffic comes to its sidecar: by redirect rules (transparent), or by the application
+    /// itself (explicit). Explicit needs no rule and no right: the application finds the sidecar
+    /// by `HTTP_PROXY` and `MESH_UPSTREAM_…`, and should listen on loopback only, because whoever
+    /// reaches it elsewhere goes past the sidecar.
+    #[arg(long, value_enum, default_value = "transparent")]
+    mode: ModeName,
+    /// A service that it calls at a loopback address, in explicit mode: HOST:PORT, taken at the next
+    /// port from 127.0.0.1:15200 unless an address is given. MESH_UPSTREAM_ADDR_<HOST> tells the
+    /// application, in upper case with `_` for other characters.
+    #[arg(long, value_name = "HOST:PORT[=ADDRESS:PORT]", value_parser = upstream)]
+    upstream: Vec<DeclaredUpstream>,
     /// A variable of its environment, which is otherwise empty but for PATH and what its image
     /// says.
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
@@ -62,6 +70,13 @@ pub(crate) struct Part {
     label: Vec<(String, String)>,
 }
 
+/// A mode as `--mode` has it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+enum ModeName {
+    Transparent,
+    Explicit,
+}
+
 /// A port as `--port` has it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 struct Port(WorkloadPort);
@@ -94,6 +109,11 @@ impl Description {
             application.uid = uid;
             application.gid = gid;
         }
+        application.mode = match self.mode {
+            ModeName::Transparent => Mode::Transparent,
+            ModeName::Explicit => Mode::Explicit,
+        };
+        application.upstreams.clone_from(&self.upstream);
         if application.uid == 0 {
             application.capabilities = Capability::of_a_server();
         }
@@ -145,6 +165,11 @@ fn unique(
         }
     }
     Ok(map)
+}
+
+fn upstream(text: &str) -> Result<DeclaredUpstream, String> {
+    text.parse()
+        .map_err(|problem: mesh_model::Problem| problem.to_string())
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

@@ -65,8 +65,9 @@ fn differences(before: &UnitSpec, now: &Application) -> Vec<String> {
         restart(before.restart),
         restart(now.restart),
     );
-    let names = before.environment.keys().chain(now.environment.keys());
-    let other = names.filter(|name| before.environment.get(*name) != now.environment.get(*name));
+    let environment = now.whole_environment();
+    let names = before.environment.keys().chain(environment.keys());
+    let other = names.filter(|name| before.environment.get(*name) != environment.get(*name));
     let other: std::collections::BTreeSet<_> = other.map(String::as_str).collect();
     if !other.is_empty() {
         let other: Vec<_> = other.into_iter().collect();

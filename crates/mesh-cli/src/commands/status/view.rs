@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mesh_identity::CredentialDirectory;
 use mesh_netfilter::{RuleState, Verdict};
-use mesh_runtime::inject::SidecarFiles;
+use mesh_runtime::inject::{RULES_UNIT, SidecarFiles};
 use mesh_runtime::{GroupStatus, UnitState, UnitStatus};
 use serde::Serialize;
 
@@ -147,7 +147,12 @@ pub(super) fn look(status: &GroupStatus) -> GroupView {
             .unwrap_or_default(),
         netns: group.namespace.clone(),
         rules_applied_at: group.rules_applied_at_millis.map(seconds),
-        rules: is_watched.then(|| rules(&files.verdict())),
+        // An explicit workload has no rules, and nobody who looks after them.
+        rules: status
+            .units
+            .iter()
+            .any(|unit| unit.name.as_str() == RULES_UNIT)
+            .then(|| rules(&files.verdict())),
         units: units.collect(),
     }
 }

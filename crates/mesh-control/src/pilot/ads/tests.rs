@@ -128,6 +128,7 @@ fn workload(id: &str) -> Workload {
         addresses: vec!["10.213.0.2".parse().unwrap()],
         labels: BTreeMap::new(),
         services: Vec::new(),
+        explicit: None,
     }
 }
 

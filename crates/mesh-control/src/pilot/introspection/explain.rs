@@ -1,12 +1,13 @@
 //! Why a call goes where it goes: the same decisions that proxies are configured by, for one call.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use mesh_model::istio::destination_rule::TlsMode;
 use mesh_model::istio::peer_authentication::MutualTlsMode;
 use mesh_model::route::{Action, Caller, Share, route_http, route_tcp};
 use mesh_model::service::{EndpointAddress, Location, Resolution};
+use mesh_model::sidecar::FORWARD_PROXY_PORT;
 use mesh_model::{
     Endpoint, Health, Host, HttpRequest, Namespace, Problem, Problems, Protocol, ServiceAccount,
     SpiffeId, Workload, WorkloadId, authorization, destination, mutual_tls, route,
@@ -16,6 +17,7 @@ use serde::Serialize;
 
 use crate::pilot::Resolved;
 use crate::pilot::mesh::{Entry, Mesh};
+use crate::pilot::snapshot::endpoint::called_at;
 
 /// A call that somebody asks about.
 #[derive(Clone, Debug)]
@@ -57,6 +59,9 @@ pub struct Explanation<'a> {
     pub from: &'a From,
     /// What is called.
     pub to: To,
+    /// Where its application comes to its sidecar with the call; absent where redirect rules bring
+    /// every call there.
+    pub entrance: Option<Entrance>,
     /// The route that is taken.
     pub route: route::Decision<'a>,
     /// Where it leads; the weights are shares of their sum.
@@ -75,6 +80,18 @@ pub struct To {
     pub port: u16,
     /// What is spoken there.
     pub protocol: Protocol,
+}
+
+/// Where the application of an explicit workload comes to its sidecar with a call.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Entrance {
+    /// At the address of an upstream that it declares.
+    Upstream(SocketAddr),
+    /// At the forward proxy.
+    ForwardProxy(SocketAddr),
+    /// Nowhere: it declares no upstream for it, and only HTTP goes through the forward proxy.
+    Nowhere,
 }
 
 /// Where a route leads.
@@ -100,7 +117,7 @@ pub struct Target {
     pub workload: Option<WorkloadId>,
     /// Where it is.
     pub address: EndpointAddress,
-    /// The port at which it listens.
+    /// The port at which it is called: its own, or its sidecar's if it is explicit.
     pub port: u16,
     /// Whether it may be sent requests.
     pub health: Health,
@@ -315,6 +332,7 @@ pub fn explain<'a>(
         .collect();
     Ok(Explanation {
         from,
+        entrance: entrance(mesh, from, &service.host, port, is_http),
         to: To {
             host: service.host.clone(),
             namespace: service.namespace.clone(),
@@ -323,6 +341,21 @@ pub fn explain<'a>(
         },
         route,
         destinations,
+    })
+}
+
+/// Where the call comes to the caller's sidecar, if its application must know.
+fn entrance(mesh: &Mesh, from: &From, called: &Host, port: u16, is_http: bool) -> Option<Entrance> {
+    let (workload, _) = mesh.workload(from.workload.as_ref()?)?;
+    let explicit = workload.explicit.as_ref()?;
+    let upstream = explicit.upstreams.iter().find(|upstream| {
+        upstream.port == port
+            && host(mesh, &upstream.name, &from.namespace).as_ref() == Some(called)
+    });
+    Some(match upstream {
+        Some(upstream) => Entrance::Upstream(upstream.listen),
+        None if is_http => Entrance::ForwardProxy((Ipv4Addr::LOCALHOST, FORWARD_PROXY_PORT).into()),
+        None => Entrance::Nowhere,
     })
 }
 
@@ -360,7 +393,7 @@ fn destination(
     };
     let is_selected = |endpoint: &&Endpoint| {
         let selects = |(key, value): &(&String, &String)| endpoint.labels.get(*key) == Some(*value);
-        endpoint.ports.contains_key(&port) && labels.iter().all(selects)
+        called_at(&resolved.mesh, endpoint, port).is_some() && labels.iter().all(selects)
     };
     let endpoints = entry.service.endpoints.iter().filter(is_selected);
     destination.endpoints = endpoints
@@ -482,7 +515,7 @@ fn target(
     Target {
         workload: endpoint.workload.clone(),
         address: endpoint.address.clone(),
-        port: number,
+        port: called_at(mesh, endpoint, port).unwrap_or(number),
         health: endpoint.health,
         identity: endpoint.identity.clone().filter(|_| secured),
         mutual_tls,

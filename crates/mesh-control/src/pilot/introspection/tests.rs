@@ -10,7 +10,7 @@ use kube::client::Body;
 use mesh_identity::{Connection, Peer};
 use mesh_model::istio::{IstioKind, IstioObject, check};
 use mesh_model::virtual_address::allocate;
-use mesh_model::{Health, Workload};
+use mesh_model::{Health, Mode, Workload};
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -271,7 +271,7 @@ fn a_destination_without_a_port_means_the_only_one_of_its_service() {
 
     // And so says what the caller's proxy gets.
     let namespace = "default".parse().unwrap();
-    let layer = snapshot::shared(&resolved().mesh, &namespace);
+    let layer = snapshot::shared(&resolved().mesh, &namespace, Mode::Transparent);
     let of_port = layer
         .of(ResourceType::Route)
         .iter()

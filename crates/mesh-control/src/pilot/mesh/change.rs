@@ -41,17 +41,21 @@ impl Mesh {
 
     /// Whether an entry and all that is known of its endpoints is as it was.
     fn is_alike(&self, before: &Self, entry: &Entry, old: &Entry) -> bool {
-        // The endpoint of a workload stands for all its addresses.
-        let addresses = |mesh: &Self, endpoint: &Endpoint| {
+        // The endpoint of a workload stands for all its addresses, and the ports of its sidecar.
+        let place = |mesh: &'_ Self, endpoint: &Endpoint| {
             let known = endpoint.workload.as_ref().and_then(|id| mesh.workload(id));
-            known.map(|(workload, _)| workload.addresses.clone())
+            known.map(|(workload, _)| {
+                let explicit = workload.explicit.as_ref();
+                let inbound = explicit.map(|explicit| explicit.inbound.clone());
+                (workload.addresses.clone(), inbound)
+            })
         };
         entry == old
             && entry
                 .service
                 .endpoints
                 .iter()
-                .all(|endpoint| addresses(self, endpoint) == addresses(before, endpoint))
+                .all(|endpoint| place(self, endpoint) == place(before, endpoint))
     }
 }
 

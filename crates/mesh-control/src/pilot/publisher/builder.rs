@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mesh_model::{Health, Host, Namespace, Workload, WorkloadId};
+use mesh_model::{Health, Host, Mode, Namespace, Workload, WorkloadId};
 
 use crate::pilot::mesh::Config;
 use crate::pilot::resource::{Layer, Snapshot};
@@ -17,12 +17,14 @@ pub trait Assembly: Send + 'static {
     /// Hosts that need virtual addresses and have none in the config.
     fn unaddressed(&self) -> BTreeSet<Host>;
 
-    /// What every proxy of a namespace gets. Depends on all that was assembled.
+    /// What every proxy of a namespace gets whose traffic comes to it in that way. Depends on all
+    /// that was assembled.
     ///
     /// `before` is what it was of what was assembled before that, if it was made then.
-    fn shared(&self, namespace: &Namespace, before: Option<&Layer>) -> Layer;
+    fn shared(&self, namespace: &Namespace, mode: Mode, before: Option<&Layer>) -> Layer;
 
-    /// What the proxy of one workload gets besides. Depends on the config and that workload.
+    /// What the proxy of one workload gets besides. Depends on the config and that workload, and for
+    /// an explicit one, which may have upstreams, on all that was assembled.
     fn own(&self, workload: &Workload) -> Layer;
 }
 
@@ -32,7 +34,7 @@ pub(super) struct Builder<A> {
     assembly: A,
     config: Option<Arc<Config>>,
     workloads: Vec<(Workload, Health)>,
-    shared: BTreeMap<Namespace, Arc<Layer>>,
+    shared: BTreeMap<(Namespace, Mode), Arc<Layer>>,
     own: BTreeMap<WorkloadId, Arc<Layer>>,
 }
 
@@ -92,18 +94,23 @@ impl<A: Assembly> Builder<A> {
                 output.gone.push(id);
                 continue;
             };
-            let namespace = &workload.namespace;
-            let shared = if let Some(shared) = self.shared.get(namespace) {
+            let (namespace, mode) = (&workload.namespace, workload.mode());
+            let key = (namespace.clone(), mode);
+            let shared = if let Some(shared) = self.shared.get(&key) {
                 Arc::clone(shared)
             } else {
-                let shared = match old_shared.get(namespace) {
+                let shared = match old_shared.get(&key) {
                     Some(old) if is_same => Arc::clone(old),
-                    old => keep(old, self.assembly.shared(namespace, old.map(AsRef::as_ref))),
+                    old => {
+                        let before = old.map(AsRef::as_ref);
+                        keep(old, self.assembly.shared(namespace, mode, before))
+                    }
                 };
-                self.shared.insert(namespace.clone(), Arc::clone(&shared));
+                self.shared.insert(key, Arc::clone(&shared));
                 shared
             };
-            let is_own = is_config && find(&self.workloads, &id) == Some(workload);
+            let is_known = is_same || mode == Mode::Transparent;
+            let is_own = is_config && is_known && find(&self.workloads, &id) == Some(workload);
             let own = match old_own.get(&id) {
                 Some(old) if is_own => Arc::clone(old),
                 old => keep(old, self.assembly.own(workload)),

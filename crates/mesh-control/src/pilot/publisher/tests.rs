@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use mesh_model::{Health, Namespace, Workload, WorkloadId};
+use mesh_model::{Health, Mode, Namespace, Workload, WorkloadId};
 use mesh_proto::mesh::agent::v1::Name;
 use tokio::sync::mpsc;
 
@@ -60,7 +60,7 @@ impl Assembly for Listing {
             .collect()
     }
 
-    fn shared(&self, _namespace: &Namespace, _before: Option<&Layer>) -> Layer {
+    fn shared(&self, _namespace: &Namespace, _mode: Mode, _before: Option<&Layer>) -> Layer {
         let names = self.workloads.iter().map(|(workload, health)| {
             let name = workload.id.to_string();
             let addresses = vec![format!("{health:?}")];
@@ -130,6 +130,7 @@ impl World {
             addresses: Vec::new(),
             labels: BTreeMap::new(),
             services: Vec::new(),
+            explicit: None,
         };
         let mut workloads = self.workloads.workloads.lock().unwrap();
         workloads.insert(id.clone(), (workload, health));

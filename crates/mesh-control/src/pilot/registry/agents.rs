@@ -414,6 +414,7 @@ mod tests {
             addresses: vec!["10.213.0.2".parse().unwrap()],
             labels: BTreeMap::new(),
             services: Vec::new(),
+            explicit: None,
         };
         Registered {
             identity: workload.identity(&mesh_model::TrustDomain::default()),

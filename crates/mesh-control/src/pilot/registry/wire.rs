@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use mesh_model::{
-    Health, Problem, Problems, Protocol, Workload, WorkloadPort, WorkloadService, label,
+    Explicit, Health, Problem, Problems, Protocol, Upstream, Workload, WorkloadPort,
+    WorkloadService, label,
 };
 use mesh_proto::mesh::agent::v1 as wire;
 
@@ -58,6 +59,13 @@ pub fn read_workload(message: &wire::Workload) -> Result<Workload, Problems> {
             ));
         }
     }
+    let explicit = message
+        .explicit
+        .as_ref()
+        .and_then(|explicit| read_explicit(explicit, &mut problems));
+    if let (Some(explicit), Some(namespace)) = (&explicit, &namespace) {
+        explicit.validate(namespace, &services, "explicit", &mut problems);
+    }
     match (id, namespace, service_account) {
         (Some(id), Some(namespace), Some(service_account)) => problems.into_result(Workload {
             id,
@@ -66,6 +74,7 @@ pub fn read_workload(message: &wire::Workload) -> Result<Workload, Problems> {
             addresses,
             labels: message.labels.clone(),
             services,
+            explicit,
         }),
         _ => Err(problems),
     }
@@ -93,6 +102,22 @@ pub fn write_workload(workload: &Workload) -> wire::Workload {
         addresses: workload.addresses.iter().map(IpAddr::to_string).collect(),
         labels: workload.labels.clone(),
         services: services.collect(),
+        explicit: workload.explicit.as_ref().map(write_explicit),
+    }
+}
+
+fn write_explicit(explicit: &Explicit) -> wire::Explicit {
+    let pairs = explicit.inbound.iter();
+    let upstreams = explicit.upstreams.iter().map(|upstream| wire::Upstream {
+        name: upstream.name.clone(),
+        port: upstream.port.into(),
+        listen: upstream.listen.to_string(),
+    });
+    wire::Explicit {
+        inbound: pairs
+            .map(|(target, port)| (u32::from(*target), u32::from(*port)))
+            .collect(),
+        upstreams: upstreams.collect(),
     }
 }
 
@@ -159,6 +184,34 @@ fn read_service(
         });
     }
     Some(WorkloadService { name: name?, ports })
+}
+
+/// What cannot be read is left out, and said; what contradicts itself is the model's to find.
+fn read_explicit(message: &wire::Explicit, problems: &mut Problems) -> Option<Explicit> {
+    limit("explicit.inbound", message.inbound.len(), problems);
+    limit("explicit.upstreams", message.upstreams.len(), problems);
+    let mut explicit = Explicit::default();
+    let before = problems.0.len();
+    for (target, port) in &message.inbound {
+        let path = format!("explicit.inbound[{target}]");
+        let target = read_port(&path, *target, problems);
+        let port = read_port(&path, *port, problems);
+        explicit.inbound.extend(target.zip(port));
+    }
+    for (index, upstream) in message.upstreams.iter().enumerate() {
+        let path = format!("explicit.upstreams[{index}]");
+        let port = read_port(&format!("{path}.port"), upstream.port, problems);
+        let Ok(listen) = upstream.listen.parse() else {
+            let expected = "an address with a port";
+            problems.add(format!("{path}.listen"), &upstream.listen, expected);
+            continue;
+        };
+        if let Some(port) = port {
+            let name = upstream.name.clone();
+            explicit.upstreams.push(Upstream { name, port, listen });
+        }
+    }
+    (problems.0.len() == before).then_some(explicit)
 }
 
 fn parse<T>(path: &str, text: &str, problems: &mut Problems) -> Option<T>
@@ -254,6 +307,14 @@ mod tests {
                     protocol: "http".to_owned(),
                 }],
             }],
+            explicit: Some(wire::Explicit {
+                inbound: [(8080, 15100)].into(),
+                upstreams: vec![wire::Upstream {
+                    name: "reviews".to_owned(),
+                    port: 9080,
+                    listen: "127.0.0.1:15200".to_owned(),
+                }],
+            }),
         }
     }
 
@@ -272,6 +333,9 @@ mod tests {
         wrong.services[0].ports[0].target = 70_000;
         wrong.services[0].ports[0].protocol = "udp".to_owned();
         wrong.services.push(wrong.services[0].clone());
+        let explicit = wrong.explicit.as_mut().unwrap();
+        explicit.inbound.insert(70_000, 15101);
+        explicit.upstreams[0].listen = "localhost:1".to_owned();
         let problems = read_workload(&wrong).unwrap_err();
         let paths: Vec<_> = problems.0.iter().map(|problem| &*problem.path).collect();
         assert_eq!(
@@ -286,6 +350,8 @@ mod tests {
                 "services[1].ports[0].target",
                 "services[1].ports[0].protocol",
                 "services[1].name",
+                "explicit.inbound[70000]",
+                "explicit.upstreams[0].listen",
             ]
         );
     }

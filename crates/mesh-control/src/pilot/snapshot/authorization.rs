@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use condition::{Reader, Sight};
 use mesh_model::istio::AuthorizationPolicy;
 use mesh_model::istio::authorization_policy::{Action, Rule};
-use mesh_model::{Object, TrustDomain, Workload};
+use mesh_model::{Object, Workload};
 use mesh_proto::envoy::config::listener::v3::Filter;
 use mesh_proto::envoy::config::rbac::v3 as rbac;
 use mesh_proto::envoy::extensions::filters::http::rbac::v3::{Rbac as HttpRbac, RbacPerRoute};
@@ -54,7 +54,7 @@ impl Filters {
     pub(super) fn of(mesh: &Mesh, workload: &Workload) -> Self {
         let objects: Vec<_> = mesh.authorization(workload).collect();
         let chain = |sight: Sight| {
-            let rules = |action: Action| rules(&objects, &mesh.trust_domain, action, sight);
+            let rules = |action: Action| rules(&objects, (mesh, workload), action, sight);
             let deny = rules(Action::Deny);
             let restricted = objects
                 .iter()
@@ -137,14 +137,15 @@ fn name(layer: &str, action: &str) -> String {
 /// The rules of all objects with this action.
 fn rules(
     objects: &[&Object<AuthorizationPolicy>],
-    trust_domain: &TrustDomain,
+    (mesh, workload): (&Mesh, &Workload),
     action: Action,
     sight: Sight,
 ) -> Policies {
     let mut policies = Policies::new();
     for object in objects.iter().filter(|object| object.spec.action == action) {
         let reader = Reader {
-            trust_domain,
+            trust_domain: &mesh.trust_domain,
+            workload,
             namespace: &object.metadata.namespace,
             action,
             sight,

@@ -15,6 +15,8 @@ use mesh_proto::envoy::config::cluster::v3::cluster::{
 };
 use mesh_proto::envoy::config::core::v3 as core;
 use mesh_proto::envoy::config::endpoint::v3 as eds;
+use mesh_proto::envoy::extensions::clusters::dynamic_forward_proxy::v3::ClusterConfig as ForwardConfig;
+use mesh_proto::envoy::extensions::common::dynamic_forward_proxy::v3::DnsCacheConfig;
 use mesh_proto::envoy::r#type::v3::Percent;
 
 use super::endpoint::{self, Labels};
@@ -27,6 +29,9 @@ pub(super) const PASSTHROUGH: &str = "PassthroughCluster";
 
 /// What goes nowhere.
 pub(super) const BLACK_HOLE: &str = "BlackHoleCluster";
+
+/// What the forward proxy of an explicit workload sends to hosts that no service is.
+pub(super) const FORWARD: &str = "ForwardProxyCluster";
 
 /// What was taken on a port that the workload does not declare.
 pub(super) const INBOUND_PASSTHROUGH: &str = "InboundPassthroughCluster";
@@ -198,6 +203,25 @@ pub(super) fn inbound(port: u16, protocol: Option<Protocol>) -> cds::Cluster {
     cluster
 }
 
+/// The cluster of an application's port where the sidecar takes calls at a port of its own: the
+/// application listens on loopback, of either family.
+pub(super) fn inbound_on_loopback(port: u16, protocol: Option<Protocol>) -> cds::Cluster {
+    let name = inbound_name(port);
+    let application = eds::Endpoint {
+        address: wire::address("127.0.0.1", port),
+        additional_addresses: vec![eds::endpoint::AdditionalAddress {
+            address: wire::address("::1", port),
+        }],
+        ..Default::default()
+    };
+    let mut cluster = cds::Cluster {
+        load_assignment: Some(assigned(name.clone(), [application])),
+        ..of_type(name, DiscoveryType::Static)
+    };
+    Http::default().speak(&mut cluster, protocol.unwrap_or(Protocol::Tcp));
+    cluster
+}
+
 /// The cluster of all ports that the workload does not declare.
 pub(super) fn inbound_passthrough() -> cds::Cluster {
     to_application(INBOUND_PASSTHROUGH.to_owned())
@@ -283,27 +307,73 @@ fn mixer(mesh: &Mesh) -> cds::Cluster {
             namespace: Namespace::mesh_system(),
             service_account,
         });
-    let endpoints = mesh.mixer.iter().map(|address| eds::LbEndpoint {
-        host_identifier: Some(eds::lb_endpoint::HostIdentifier::Endpoint(eds::Endpoint {
-            address: wire::address(address.ip().to_string(), address.port()),
-            ..Default::default()
-        })),
+    let endpoints = mesh.mixer.iter().map(|address| eds::Endpoint {
+        address: wire::address(address.ip().to_string(), address.port()),
         ..Default::default()
     });
     let mut cluster = cds::Cluster {
-        load_assignment: Some(eds::ClusterLoadAssignment {
-            cluster_name: MIXER.to_owned(),
-            endpoints: vec![eds::LocalityLbEndpoints {
-                lb_endpoints: endpoints.collect(),
-                ..Default::default()
-            }],
-            ..Default::default()
-        }),
+        load_assignment: Some(assigned(MIXER.to_owned(), endpoints)),
         transport_socket: Some(tls::control_plane(&mesh.trust_domain, identity.as_slice())),
         ..of_type(MIXER.to_owned(), DiscoveryType::Static)
     };
     Http::default().speak(&mut cluster, Protocol::Grpc);
     cluster
+}
+
+/// Endpoints in the cluster itself.
+fn assigned(
+    cluster_name: String,
+    endpoints: impl IntoIterator<Item = eds::Endpoint>,
+) -> eds::ClusterLoadAssignment {
+    let endpoints = endpoints.into_iter().map(|endpoint| eds::LbEndpoint {
+        host_identifier: Some(eds::lb_endpoint::HostIdentifier::Endpoint(endpoint)),
+        ..Default::default()
+    });
+    eds::ClusterLoadAssignment {
+        cluster_name,
+        endpoints: vec![eds::LocalityLbEndpoints {
+            lb_endpoints: endpoints.collect(),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+/// The cluster of hosts that a request names and the proxy looks up.
+pub(super) fn forward() -> cds::Cluster {
+    let config = ForwardConfig {
+        dns_cache_config: Some(dns_cache()),
+    };
+    let mut cluster = cds::Cluster {
+        name: FORWARD.to_owned(),
+        lb_policy: LbPolicy::ClusterProvided.into(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::ClusterType(
+            cds::cluster::CustomClusterType {
+                name: "envoy.clusters.dynamic_forward_proxy".to_owned(),
+                typed_config: Some(wire::any(&config)),
+            },
+        )),
+        ..of_type(FORWARD.to_owned(), DiscoveryType::Static)
+    };
+    let http = Http {
+        // Envoy wants the name checked wherever it looks a host up, also where there is no TLS.
+        name: Some(core::UpstreamHttpProtocolOptions {
+            auto_sni: true,
+            auto_san_validation: true,
+            ..Default::default()
+        }),
+        ..Http::default()
+    };
+    http.speak(&mut cluster, Protocol::Http);
+    cluster
+}
+
+/// How the forward proxy looks hosts up; its filter and its cluster must say the same.
+pub(super) fn dns_cache() -> DnsCacheConfig {
+    DnsCacheConfig {
+        name: "forwardProxy".to_owned(),
+        dns_lookup_family: DnsLookupFamily::V4Preferred.into(),
+    }
 }
 
 /// A cluster with what all of them share: no limits but those that somebody sets.

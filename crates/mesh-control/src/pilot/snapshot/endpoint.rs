@@ -65,7 +65,7 @@ fn lb_endpoint(
     port: u16,
     mixed: bool,
 ) -> Option<eds::LbEndpoint> {
-    let target = *endpoint.ports.get(&port)?;
+    let target = called_at(mesh, endpoint, port)?;
     let mut addresses = addresses(mesh, endpoint).into_iter();
     let first = addresses.next()?;
     let weight = endpoint.weight;
@@ -87,6 +87,17 @@ fn lb_endpoint(
         host_identifier: Some(eds::lb_endpoint::HostIdentifier::Endpoint(host)),
         ..Default::default()
     })
+}
+
+/// The port of an endpoint to which calls for a port of its service go: where it listens, or the
+/// port of its sidecar that takes them.
+pub(in crate::pilot) fn called_at(mesh: &Mesh, endpoint: &Endpoint, port: u16) -> Option<u16> {
+    let target = *endpoint.ports.get(&port)?;
+    let known = endpoint.workload.as_ref().and_then(|id| mesh.workload(id));
+    match known {
+        Some((workload, _)) => workload.called_at(target),
+        None => Some(target),
+    }
 }
 
 /// Marks an endpoint that has a sidecar, for clusters where not all of them do.

@@ -1,4 +1,4 @@
-//! The listener for what comes to a workload.
+//! The listeners for what comes to a workload.
 //!
 //! A filter chain is chosen by port, by whether TLS is spoken, and by whether it is the mesh's
 //! own (its marker among the offered protocols). What a port's mode does not allow has no chain:
@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mesh_model::istio::peer_authentication::MutualTlsMode as Mode;
-use mesh_model::{Host, Namespace, Protocol, TrustDomain, Workload};
+use mesh_model::{Explicit, Host, Namespace, Protocol, TrustDomain, Workload};
 use mesh_proto::envoy::config::listener::v3 as lds;
 use mesh_proto::envoy::config::route::v3::RouteConfiguration;
 use mesh_proto::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
@@ -78,7 +78,10 @@ impl Inbound<'_> {
             .filter(|port| port.mode == Mode::Disable && !port.is_http())
             .map(|port| port.number)
             .collect();
-        let chains = self.ports.iter().flat_map(|port| self.port(port));
+        let chains = self
+            .ports
+            .iter()
+            .flat_map(|port| self.port(port, Some(port.number)));
         lds::Listener {
             listener_filters: vec![
                 listener::listener_filter(
@@ -104,6 +107,32 @@ impl Inbound<'_> {
         }
     }
 
+    /// The listeners of an explicit workload: one for each port of the application's, at the port
+    /// of the sidecar's where others call it.
+    pub(super) fn listeners(&self, explicit: &Explicit) -> Vec<lds::Listener> {
+        let called = |port: &Port| Some((port.clone(), *explicit.inbound.get(&port.number)?));
+        let ports = self.ports.iter().filter_map(called);
+        ports
+            .map(|(port, called_at)| {
+                let name = cluster::inbound_name(port.number);
+                let inspector = listener::listener_filter(
+                    "envoy.filters.listener.tls_inspector",
+                    wire::any(&TlsInspector::default()),
+                    &[],
+                );
+                let looks = port.mode != Mode::Disable || port.is_http();
+                lds::Listener {
+                    listener_filters: looks.then_some(inspector).into_iter().collect(),
+                    listener_filters_timeout: wire::duration(SNIFF),
+                    continue_on_listener_filters_timeout: true,
+                    filter_chains: self.port(&port, None),
+                    access_log: access_log::refused(Side::Inbound),
+                    ..listener::on_every_address(&name, called_at, Side::Inbound)
+                }
+            })
+            .collect()
+    }
+
     /// The routes of the ports whose requests are read, with the rules for those requests.
     pub(super) fn routes(&self) -> impl Iterator<Item = RouteConfiguration> {
         let read = self.ports.iter().filter(|port| port.is_http());
@@ -113,11 +142,11 @@ impl Inbound<'_> {
         })
     }
 
-    /// The chains of one port.
-    fn port(&self, port: &Port) -> Vec<lds::FilterChain> {
+    /// The chains of one port, for connections to `destination` where a listener has several.
+    fn port(&self, port: &Port, destination: Option<u16>) -> Vec<lds::FilterChain> {
         let name = |way: &str| format!("{}/{way}", port.number);
         let matching = |transport: &str, marker: bool| lds::FilterChainMatch {
-            destination_port: wire::uint(port.number.into()),
+            destination_port: destination.and_then(|port| wire::uint(port.into())),
             ..seen(transport, marker)
         };
         let mut chains = Vec::new();

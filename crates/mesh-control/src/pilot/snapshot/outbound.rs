@@ -6,10 +6,11 @@
 
 use std::time::Duration;
 
-use mesh_model::virtual_address;
+use mesh_model::{Service, virtual_address};
 use mesh_proto::envoy::config::listener::v3 as lds;
 use mesh_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use mesh_proto::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+use mesh_proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
 
 use super::access_log::{self, Side};
 use super::{View, cluster, listener, route, wire};
@@ -70,9 +71,13 @@ pub(super) fn http(view: &View<'_>, port: u16) -> lds::Listener {
 }
 
 fn manager(routes: String) -> lds::Filter {
-    // Without configuration the filter does nothing; routes with a fault have theirs.
-    let fault = listener::http_filter(FAULT, wire::any(&HttpFault::default()));
-    listener::http(Side::Outbound, routes, vec![fault])
+    listener::http(Side::Outbound, routes, vec![fault()])
+}
+
+/// The filter that delays and aborts; without configuration it does nothing, and routes with a
+/// fault have theirs.
+pub(super) fn fault() -> HttpFilter {
+    listener::http_filter(FAULT, wire::any(&HttpFault::default()))
 }
 
 /// The chain of what goes to addresses that no service has.
@@ -84,6 +89,15 @@ fn elsewhere(view: &View<'_>) -> lds::FilterChain {
     let log = access_log::tcp(Side::Outbound, None);
     let proxy = listener::tcp(target, vec![(target.to_owned(), 1)], log, None);
     listener::chain("elsewhere", None, vec![proxy])
+}
+
+/// How long a connection to a TCP port may be silent, if a `DestinationRule` says.
+pub(super) fn idle_timeout(view: &View<'_>, service: &Service, port: u16) -> Option<Duration> {
+    let policy = view.rules(&service.host).policy(port, "");
+    let pool = policy.connection_pool?;
+    pool.tcp?
+        .idle_timeout
+        .map(mesh_model::istio::Duration::as_std)
 }
 
 /// The listener of one TCP port of a service, on its virtual addresses and those that callers
@@ -99,11 +113,7 @@ pub(super) fn tcp(view: &View<'_>, entry: &Entry, port: u16) -> Option<lds::List
     let first = addresses.next()?;
     let name = format!("outbound|{port}||{}", service.host);
     let target = route::connections(view, service, port);
-    let policy = view.rules(&service.host).policy(port, "");
-    let idle = policy
-        .connection_pool
-        .and_then(|pool| pool.tcp?.idle_timeout)
-        .map(mesh_model::istio::Duration::as_std);
+    let idle = idle_timeout(view, service, port);
     let log = access_log::tcp(Side::Outbound, Some(&service.host));
     let proxy = listener::tcp(&name, target, log, idle);
     Some(lds::Listener {

@@ -10,6 +10,7 @@ mod virtual_service;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use mesh_model::service::Resolution;
 use mesh_model::{Host, Namespace, virtual_address};
 use mesh_proto::envoy::config::core::v3 as core;
 use mesh_proto::envoy::config::route::v3 as rds;
@@ -68,27 +69,101 @@ fn foreign(view: &View<'_>, port: u16) -> rds::RouteConfiguration {
         let routes = virtual_service::of_host(view, &host, port);
         finished(host.as_str(), vec![host.to_string()], routes)
     });
-    let action = match view.mesh.outbound {
-        OutboundPolicy::AllowAny => Action::Route(to(cluster::PASSTHROUGH.to_owned())),
-        OutboundPolicy::RegistryOnly => Action::DirectResponse(rds::DirectResponseAction {
-            status: 502,
-            ..Default::default()
-        }),
-    };
-    let rest = rds::VirtualHost {
-        name: "elsewhere".to_owned(),
-        domains: vec!["*".to_owned()],
-        routes: vec![rds::Route {
-            r#match: Some(everything()),
-            action: Some(action),
-            ..Default::default()
-        }],
-        ..Default::default()
-    };
+    let rest = elsewhere(view, cluster::PASSTHROUGH);
     configuration(
         default_name(port),
         described.chain(routed).chain([rest]).collect(),
     )
+}
+
+/// The virtual host of what nobody described: to `way`, or refused by the outbound policy.
+fn elsewhere(view: &View<'_>, way: &str) -> rds::VirtualHost {
+    let route = match view.mesh.outbound {
+        OutboundPolicy::AllowAny => all_to(way.to_owned()),
+        OutboundPolicy::RegistryOnly => rds::Route {
+            r#match: Some(everything()),
+            action: Some(Action::DirectResponse(rds::DirectResponseAction {
+                status: 502,
+                ..Default::default()
+            })),
+            ..Default::default()
+        },
+    };
+    rds::VirtualHost {
+        name: "elsewhere".to_owned(),
+        domains: vec!["*".to_owned()],
+        routes: vec![route],
+        ..Default::default()
+    }
+}
+
+/// The route of everything to one cluster.
+fn all_to(cluster: String) -> rds::Route {
+    rds::Route {
+        r#match: Some(everything()),
+        action: Some(Action::Route(to(cluster))),
+        ..Default::default()
+    }
+}
+
+/// The routes of the forward proxy: every service and port under its names with that port, which
+/// may be left out when it is 80; everything else as the outbound policy says.
+///
+/// It is one configuration, for requests to all ports come to one place.
+pub(super) fn forward_proxy(view: &View<'_>) -> rds::RouteConfiguration {
+    let mut hosts = Vec::new();
+    for port in view.http_ports() {
+        for entry in view.http_entries(port) {
+            let mut host = virtual_host(view, entry, port);
+            if entry.service.resolution == Resolution::None {
+                // Nobody went to an address of its own: it is looked up as the rest is.
+                host.routes = vec![all_to(cluster::FORWARD.to_owned())];
+            }
+            hosts.push(host_at_port(host, port));
+        }
+        hosts.extend(view.routed_hosts().map(|host| {
+            let routes = virtual_service::of_host(view, &host, port);
+            host_at_port(
+                finished(host.as_str(), vec![host.to_string()], routes),
+                port,
+            )
+        }));
+    }
+    hosts.push(elsewhere(view, cluster::FORWARD));
+    rds::RouteConfiguration {
+        ignore_port_in_host_matching: false,
+        ..configuration(FORWARD_PROXY.to_owned(), hosts)
+    }
+}
+
+/// The routes of one port of a service, whatever host a request names.
+pub(super) fn upstream(
+    view: &View<'_>,
+    name: String,
+    entry: &Entry,
+    port: u16,
+) -> rds::RouteConfiguration {
+    let host = rds::VirtualHost {
+        domains: vec!["*".to_owned()],
+        ..virtual_host(view, entry, port)
+    };
+    configuration(name, vec![host])
+}
+
+/// The name of the `RouteConfiguration` of the forward proxy.
+pub(super) const FORWARD_PROXY: &str = "forwardProxy";
+
+/// A virtual host that is meant only with this port, under a name that says so.
+fn host_at_port(mut host: rds::VirtualHost, port: u16) -> rds::VirtualHost {
+    /// The port of `http` URLs without one.
+    const HTTP: u16 = 80;
+    host.name = format!("{}:{port}", host.name);
+    let bare = host.domains;
+    host.domains = bare.iter().map(|name| format!("{name}:{port}")).collect();
+    if port == HTTP {
+        host.domains.extend(bare);
+    }
+    host
 }
 
 /// The routes of a workload's own port: everything to the application. What differs by service is

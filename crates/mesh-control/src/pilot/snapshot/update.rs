@@ -1,17 +1,23 @@
 //! The layer of a mesh from the layer of the mesh before, where only endpoints are different.
 
-use mesh_model::Namespace;
 use mesh_model::service::Resolution;
+use mesh_model::{Mode, Namespace};
 
 use super::{View, cluster, endpoint, shared};
 use crate::pilot::mesh::Mesh;
 use crate::pilot::resource::{Layer, Resource, ResourceType};
 
-/// What [`shared`] gives, from the `layer` that it gave for the mesh `before`.
+/// What [`shared`] gives, from the `layer` that it gave for the mesh `before` and the same mode.
 ///
 /// When only endpoints are different, which is what happens most, nothing else is made again.
-pub fn shared_after(mesh: &Mesh, namespace: &Namespace, before: &Mesh, layer: &Layer) -> Layer {
-    updated(mesh, namespace, before, layer).unwrap_or_else(|| shared(mesh, namespace))
+pub fn shared_after(
+    mesh: &Mesh,
+    namespace: &Namespace,
+    mode: Mode,
+    before: &Mesh,
+    layer: &Layer,
+) -> Layer {
+    updated(mesh, namespace, before, layer).unwrap_or_else(|| shared(mesh, namespace, mode))
 }
 
 fn updated(mesh: &Mesh, namespace: &Namespace, before: &Mesh, layer: &Layer) -> Option<Layer> {

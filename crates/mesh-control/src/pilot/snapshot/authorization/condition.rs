@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use mesh_model::TrustDomain;
 use mesh_model::istio::authorization_policy::{
     Action, Condition, Key, Operation, Rule, Source, is_template,
 };
+use mesh_model::{TrustDomain, Workload};
 use mesh_proto::envoy::config::core::v3::{CidrRange, TypedExtensionConfig};
 use mesh_proto::envoy::config::rbac::v3::permission::{self, Rule as Permit};
 use mesh_proto::envoy::config::rbac::v3::principal::{self, Authenticated, Identifier};
@@ -33,6 +33,8 @@ pub(super) enum Sight {
 pub(super) struct Reader<'a> {
     /// Whose identities there are.
     pub(super) trust_domain: &'a TrustDomain,
+    /// Who is called.
+    pub(super) workload: &'a Workload,
     /// The object's namespace.
     pub(super) namespace: &'a str,
     /// What happens to calls that match.
@@ -80,7 +82,7 @@ impl Reader<'_> {
             if let Some(read) = self.of_caller(key) {
                 both(&mut all.principals, wanted, unwanted, read, any_id, not_id);
             } else if self.sees(key)
-                && let Some(read) = of_call(key)
+                && let Some(read) = self.of_call(key)
             {
                 both(
                     &mut all.permissions,
@@ -126,15 +128,16 @@ impl Reader<'_> {
     ) -> Permission {
         let mut all = Vec::new();
         if let Some(operation) = operation {
-            let mut add = |wanted: &[String], unwanted: &[String], read: fn(&str) -> Permission| {
+            let mut add = |wanted: &[String], unwanted: &[String], read: Box<Call<'_>>| {
                 both(&mut all, wanted, unwanted, read, any_rule, not_rule);
             };
             // What a rule that denies asks of a request is left out where there is none.
             if self.sight == Sight::Requests {
-                add(&operation.hosts, &operation.not_hosts, host);
-                add(&operation.methods, &operation.not_methods, method);
-                add(&operation.paths, &operation.not_paths, path);
+                add(&operation.hosts, &operation.not_hosts, Box::new(host));
+                add(&operation.methods, &operation.not_methods, Box::new(method));
+                add(&operation.paths, &operation.not_paths, Box::new(path));
             }
+            let port = Box::new(|value: &str| self.port(value));
             add(&operation.ports, &operation.not_ports, port);
         }
         all.extend(conditions.permissions.iter().cloned());
@@ -152,6 +155,30 @@ impl Reader<'_> {
             Key::SourceNamespace => Box::new(|value| self.in_namespace(value)),
             Key::SourceServiceAccount => Box::new(|value| self.account(value)),
             _ => return None,
+        })
+    }
+
+    fn of_call<'a>(&'a self, key: Key<'a>) -> Option<Box<Call<'a>>> {
+        Some(match key {
+            Key::Header(name) => Box::new(move |value| header(name, value, false)),
+            Key::DestinationPort => Box::new(|value| self.port(value)),
+            Key::DestinationIp => Box::new(|value| {
+                permission(network(value).map_or_else(never, Permit::DestinationIp))
+            }),
+            Key::Sni => Box::new(|value| match pattern(value) {
+                Pattern::Any => not_rule(permission(Permit::RequestedServerName(wire::exact("")))),
+                _ => permission(Permit::RequestedServerName(text(value))),
+            }),
+            _ => return None,
+        })
+    }
+
+    /// A port of the application's own, which the proxy knows by the port that is called.
+    fn port(&self, value: &str) -> Permission {
+        let called = |port: u16| self.workload.called_at(port);
+        permission(match value.parse().ok().and_then(called) {
+            Some(port) => Permit::DestinationPort(port.into()),
+            None => never(),
         })
     }
 
@@ -197,21 +224,6 @@ type Caller<'a> = dyn Fn(&str) -> Principal + 'a;
 
 /// Reads a value as a condition on the call.
 type Call<'a> = dyn Fn(&str) -> Permission + 'a;
-
-fn of_call(key: Key<'_>) -> Option<Box<Call<'_>>> {
-    Some(match key {
-        Key::Header(name) => Box::new(move |value| header(name, value, false)),
-        Key::DestinationPort => Box::new(port),
-        Key::DestinationIp => {
-            Box::new(|value| permission(network(value).map_or_else(never, Permit::DestinationIp)))
-        }
-        Key::Sni => Box::new(|value| match pattern(value) {
-            Pattern::Any => not_rule(permission(Permit::RequestedServerName(wire::exact("")))),
-            _ => permission(Permit::RequestedServerName(text(value))),
-        }),
-        _ => return None,
-    })
-}
 
 // Callers.
 
@@ -284,13 +296,6 @@ fn path(value: &str) -> Permission {
         _ => Permit::UrlPath(PathMatcher {
             rule: Some(PathRule::Path(text(value))),
         }),
-    })
-}
-
-fn port(value: &str) -> Permission {
-    permission(match value.parse::<u16>() {
-        Ok(port) => Permit::DestinationPort(port.into()),
-        Err(_) => never(),
     })
 }
 

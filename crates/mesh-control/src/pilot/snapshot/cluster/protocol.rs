@@ -23,6 +23,8 @@ pub(super) struct Http {
     pub(super) http2: core::Http2ProtocolOptions,
     /// Whether plain `http` becomes HTTP/2.
     pub(super) upgrade: bool,
+    /// How the server's name follows from a request, if it does.
+    pub(super) name: Option<core::UpstreamHttpProtocolOptions>,
 }
 
 // === impl Http ===
@@ -50,6 +52,7 @@ impl Http {
         };
         let options = HttpProtocolOptions {
             common_http_protocol_options: self.common,
+            upstream_http_protocol_options: self.name,
             upstream_protocol_options: Some(spoken),
             ..Default::default()
         };
