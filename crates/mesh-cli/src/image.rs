@@ -243,6 +243,14 @@ mod tests {
     }
 
     #[test]
+    fn a_program_that_is_not_there_is_named_with_its_flag() {
+        let missing = program("no-such-program", None).unwrap_err();
+        assert_eq!(missing.to_string(), "there is no `no-such-program` in PATH");
+        let hint = missing.hint().unwrap();
+        assert!(hint.contains("--no-such-program"), "{hint}");
+    }
+
+    #[test]
     fn images_carry_the_version_of_this_program() {
         for kind in Kind::ALL {
             assert!(

@@ -127,7 +127,7 @@ pub(crate) async fn token(
 }
 
 /// The name servers of a resolv.conf(5). Scoped addresses are left out: they mean nothing elsewhere.
-fn name_servers(text: &str) -> Vec<SocketAddr> {
+pub(crate) fn name_servers(text: &str) -> Vec<SocketAddr> {
     let addresses = text.lines().filter_map(|line| {
         let mut words = line.split_ascii_whitespace();
         let keyword = words.next()?;

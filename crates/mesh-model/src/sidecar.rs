@@ -21,6 +21,9 @@ pub const MIXER_PORT: u16 = 15011;
 pub const XDS_PORT: u16 = 15012;
 /// Metrics and health of a control plane process.
 pub const METRICS_PORT: u16 = 15014;
+/// At which an agent calls its own addresses, to see that rules take the call to Envoy; captured
+/// wherever inbound traffic is, also where only certain ports are.
+pub const SELF_CALL_PORT: u16 = 15019;
 /// Readiness of a sidecar.
 pub const READINESS_PORT: u16 = 15021;
 /// DNS of a sidecar, on loopback.

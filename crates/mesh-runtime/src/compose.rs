@@ -28,7 +28,7 @@
 //! let wrong = Compose::read(b"services:\n  web: {image: a, privileged: 1}", &Reading::new("c.yaml", &variables));
 //! assert_eq!(
 //!     wrong.unwrap_err().to_string(),
-//!     "c.yaml:2:30: services.web.privileged: `1` is not `true` or `false`",
+//!     "c.yaml:2:31: services.web.privileged: `1` is not `true` or `false`",
 //! );
 //! # Ok::<(), mesh_runtime::compose::FileProblems>(())
 //! ```
@@ -105,6 +105,10 @@ impl<'a> Reading<'a> {
 }
 
 impl Compose {
+    /// The longest file that is read, in bytes: who has one from elsewhere needs not load more than
+    /// one more.
+    pub const MAX_BYTES: usize = node::MAX_BYTES;
+
     /// Reads a file.
     ///
     /// # Errors

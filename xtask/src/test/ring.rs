@@ -98,6 +98,18 @@ pub(crate) const RINGS: &[Ring] = &[
         needs: &[Need::Root, Need::Program("envoy"), Need::Program("kubectl")],
     },
     Ring {
+        name: "dist",
+        target: Some("dist"),
+        needs: &[
+            Need::Root,
+            Need::Program("dpkg-deb"),
+            Need::Program("envoy"),
+            Need::Program("kubectl"),
+            Need::Program("nft"),
+            Need::Program("systemd-analyze"),
+        ],
+    },
+    Ring {
         name: "docker",
         target: Some("docker"),
         needs: &[
@@ -109,6 +121,8 @@ pub(crate) const RINGS: &[Ring] = &[
             Need::Program("etcdctl"),
             Need::Program("envoy"),
             Need::Program("kubectl"),
+            Need::Program("curl"),
+            Need::Data("MESH_SEED_COMPOSE"),
         ],
     },
     Ring {
@@ -128,7 +142,7 @@ impl Need {
             Self::Root => Some("not root: run it with sudo".to_owned()),
             Self::Program(program) => tools.need(program).err(),
             Self::Data(variable) if env::var_os(variable).is_some() => None,
-            Self::Data(variable) => Some(format!("{variable} names no folder of test data")),
+            Self::Data(variable) => Some(format!("{variable} names no test data")),
         }
     }
 

@@ -1,6 +1,6 @@
 //! A call to the workload's own address, to see that inbound traffic arrives at Envoy.
 //!
-//! The agent listens on a port of its own choice and calls it.
+//! The agent listens on a port that is kept for this and calls it.
 //! Rules send a call of the proxy's user to its own address to Envoy's inbound port;
 //! without them it arrives here directly, which is then seen by the caller's own port on the other end.
 
@@ -8,6 +8,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use mesh_model::sidecar::SELF_CALL_PORT;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -23,7 +24,11 @@ pub(super) enum Arrival {
 
 /// Calls `address` once.
 pub(super) async fn call(address: IpAddr) -> io::Result<Arrival> {
-    let listener = TcpListener::bind(SocketAddr::new(address, 0)).await?;
+    call_at(SocketAddr::new(address, SELF_CALL_PORT)).await
+}
+
+async fn call_at(address: SocketAddr) -> io::Result<Arrival> {
+    let listener = TcpListener::bind(address).await?;
     let target = listener.local_addr()?;
     let mut call = timeout(CONNECT_PATIENCE, TcpStream::connect(target)).await??;
     let caller = call.local_addr()?;
@@ -39,7 +44,7 @@ pub(super) async fn call(address: IpAddr) -> io::Result<Arrival> {
     let taken = async {
         if call.shutdown().await.is_ok() {
             // Bytes, the end or a reset: each is somebody's.
-            let _: std::io::Result<usize> = call.read(&mut [0]).await;
+            drop(call.read(&mut [0]).await);
         }
         Arrival::Captured
     };
@@ -68,7 +73,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_rules_a_call_comes_straight_here() {
-        let arrival = call("127.0.0.1".parse().unwrap()).await.unwrap();
+        let arrival = call_at("127.0.0.1:0".parse().unwrap()).await.unwrap();
         assert_eq!(arrival, Arrival::Direct);
     }
 }

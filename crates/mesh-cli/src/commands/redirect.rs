@@ -21,6 +21,8 @@ mod watch;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
+pub(in crate::commands) use self::place::duration;
+pub(in crate::commands) use self::watch::{judge, write as write_verdict};
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use mesh_netfilter::EngineError;
@@ -141,10 +143,9 @@ pub(crate) fn run(words: &[OsString]) -> Outcome {
     }
 }
 
-/// What to do with words that do not begin with a verb: help, or an error that names them.
-fn general(words: &[OsString]) -> Result<(&'static Verb, ArgMatches), clap::Error> {
-    let mut command = Command::new("redirect")
-        .bin_name("mesh redirect")
+/// All the verbs with all their options.
+pub(crate) fn whole() -> Command {
+    Command::new("redirect")
         .about(ABOUT)
         .after_help(AFTER_HELP)
         .subcommand_required(true)
@@ -153,7 +154,12 @@ fn general(words: &[OsString]) -> Result<(&'static Verb, ArgMatches), clap::Erro
             VERBS
                 .iter()
                 .map(|verb| described(verb, Command::new(verb.name))),
-        );
+        )
+}
+
+/// What to do with words that do not begin with a verb: help, or an error that names them.
+fn general(words: &[OsString]) -> Result<(&'static Verb, ArgMatches), clap::Error> {
+    let mut command = whole().bin_name("mesh redirect");
     let program = OsString::new();
     let line = std::iter::once(&program).chain(words);
     let matches = command.try_get_matches_from_mut(line)?;
@@ -164,6 +170,7 @@ fn general(words: &[OsString]) -> Result<(&'static Verb, ArgMatches), clap::Erro
     found.ok_or_else(|| command.error(ErrorKind::MissingSubcommand, "a verb is needed"))
 }
 
+/// One verb, without the others.
 fn command(verb: &Verb) -> Command {
     let command = Command::new(verb.name).bin_name(format!("mesh redirect {}", verb.name));
     described(verb, command)
@@ -192,7 +199,7 @@ const fn verb<A: Run>(name: &'static str, about: &'static str) -> Verb {
 }
 
 /// The exit code and the advice for an error of the engine.
-fn failure(error: &EngineError) -> Failure {
+pub(in crate::commands) fn failure(error: &EngineError) -> Failure {
     let failure = match error {
         EngineError::HostNetwork { .. } | EngineError::HostUnknown { .. } => {
             return Failure::of(error)

@@ -17,6 +17,7 @@ use mesh_runtime::{
 
 use self::application::Description;
 pub(crate) use self::application::Part;
+pub(in crate::commands) use self::application::{PortArgument, pair, unique};
 use crate::connect::Connection;
 use crate::exit::{FAILURE, Failure, OK, Outcome, REFUSED, USAGE};
 use crate::sidecar::{self, SidecarArgs};

@@ -14,23 +14,27 @@ use tokio_util::sync::CancellationToken;
 use crate::exit::{Failure, OK, Outcome};
 
 /// Run the control plane: API server, CA, Pilot and Mixer, in one process or apart.
+///
+/// Each option has a variable, which the settings of the packages' units use.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Roles of this process, of `api`, `ca`, `pilot` and `mixer`, joined by commas.
-    #[arg(long, default_value_t)]
+    #[arg(long, env = "MESH_SERVER_ROLES", default_value_t)]
     roles: Roles,
     /// Where keys, kubeconfigs and the file store are.
     #[arg(long, env = "MESH_HOME", default_value = "/var/lib/mesh")]
     home: PathBuf,
     /// The address at which the roles listen; the API listens on loopback too.
-    #[arg(long, default_value = "0.0.0.0")]
+    #[arg(long, env = "MESH_SERVER_LISTEN", default_value = "0.0.0.0")]
     listen: IpAddr,
-    /// An address at which workloads reach the control plane, replicas included; may be repeated.
+    /// An address at which workloads reach the control plane, replicas included; may be repeated, or
+    /// joined by commas.
     /// Without any: `--listen`, or the address of the interface towards the API.
-    #[arg(long)]
+    #[arg(long, env = "MESH_SERVER_ADVERTISE", value_delimiter = ',')]
     advertise: Vec<IpAddr>,
-    /// Address and port of the API, instead of 6443 at `--listen`; may be repeated.
-    #[arg(long)]
+    /// Address and port of the API, instead of 6443 at `--listen`; may be repeated, or joined by
+    /// commas.
+    #[arg(long, env = "MESH_SERVER_API_LISTEN", value_delimiter = ',')]
     api_listen: Vec<SocketAddr>,
     /// A name by which clients call the API, for its certificate; may be repeated, or joined by
     /// commas.
@@ -42,44 +46,49 @@ pub(crate) struct Args {
     )]
     api_name: Vec<String>,
     /// Address and port of CA and Pilot, instead of 15012 at `--listen`.
-    #[arg(long)]
+    #[arg(long, env = "MESH_SERVER_GRPC_LISTEN")]
     grpc_listen: Option<SocketAddr>,
     /// Address and port of the Mixer, instead of 15011 at `--listen`.
-    #[arg(long)]
+    #[arg(long, env = "MESH_SERVER_MIXER_LISTEN")]
     mixer_listen: Option<SocketAddr>,
     /// Address and port of metrics and readiness, in clear, instead of 15014 at `--listen`.
-    #[arg(long)]
+    #[arg(long, env = "MESH_SERVER_METRICS_LISTEN")]
     metrics_listen: Option<SocketAddr>,
     /// What the API keeps objects in: a file in `--home`, or an etcd cluster.
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, env = "MESH_SERVER_STORE", value_enum, default_value_t)]
     store: Store,
     /// The members of the etcd cluster, as in `https://10.0.0.1:2379`, joined by commas.
-    #[arg(long, value_delimiter = ',', required_if_eq("store", "etcd"))]
+    #[arg(
+        long,
+        env = "MESH_SERVER_ETCD_ENDPOINTS",
+        value_delimiter = ',',
+        required_if_eq("store", "etcd")
+    )]
     etcd_endpoints: Vec<String>,
     /// Certificates of the CA of the etcd members, PEM; needed with `https`.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "MESH_SERVER_ETCD_CAFILE", value_name = "FILE")]
     etcd_cafile: Option<PathBuf>,
     /// The certificate that etcd asks of its clients, PEM.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "MESH_SERVER_ETCD_CERTFILE", value_name = "FILE")]
     etcd_certfile: Option<PathBuf>,
     /// The private key of that certificate, PEM.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "MESH_SERVER_ETCD_KEYFILE", value_name = "FILE")]
     etcd_keyfile: Option<PathBuf>,
     /// How roles without the API in their process reach it; `<role>.kubeconfig` of `--home` if
     /// absent.
-    #[arg(long)]
+    #[arg(long, env = "MESH_SERVER_KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
     /// The trust domain of a new mesh, `cluster.local` if absent; a mesh keeps the one it has.
-    #[arg(long)]
+    #[arg(long, env = "MESH_SERVER_TRUST_DOMAIN")]
     trust_domain: Option<TrustDomain>,
     /// Life of a certificate when the workload asks for none, as in `30s`, `10m`, `24h`, `7d`.
-    #[arg(long, default_value = "24h", value_parser = duration)]
+    #[arg(long, env = "MESH_SERVER_CERTIFICATE_TTL", default_value = "24h", value_parser = duration)]
     certificate_ttl: Duration,
     /// Shortest life of a certificate, at least 30s; 10m, or the life above if that is shorter.
-    #[arg(long, value_parser = duration)]
+    #[arg(long, env = "MESH_SERVER_MIN_CERTIFICATE_TTL", value_parser = duration)]
     min_certificate_ttl: Option<Duration>,
     /// Longest life of a certificate, at most 90d; 7d, or the life above if that is longer.
-    #[arg(long, value_parser = duration)]
+    #[arg(long, env = "MESH_SERVER_MAX_CERTIFICATE_TTL", value_parser = duration)]
     max_certificate_ttl: Option<Duration>,
 }
 
@@ -194,7 +203,9 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
+    use std::ffi::OsStr;
+
+    use clap::{CommandFactory as _, Parser as _};
     use mesh_control::server::Role;
 
     use super::*;
@@ -218,6 +229,17 @@ mod tests {
         assert_eq!(config.listen.grpc, "0.0.0.0:15012".parse().unwrap());
         assert_eq!(config.listen.api, ["0.0.0.0:6443".parse().unwrap()]);
         assert_eq!(config.store, StoreConfig::file("/h/store.redb"));
+    }
+
+    #[test]
+    fn each_option_has_the_variable_of_its_name() {
+        let command = Line::command();
+        for option in command.get_arguments().filter(|o| o.get_id() != "home") {
+            let name = option.get_id().as_str().to_ascii_uppercase();
+            let variable = format!("MESH_SERVER_{name}");
+            let expected = Some(OsStr::new(&variable));
+            assert_eq!(option.get_env(), expected, "{}", option.get_id());
+        }
     }
 
     #[test]

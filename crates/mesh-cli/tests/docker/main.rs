@@ -1,6 +1,7 @@
 //! The control plane, applications and their sidecars on a real Docker daemon, one for each test, by
 //! the `mesh` binary alone.
-//! Needs root, dockerd, etcd, kubectl, curl, and Envoy in PATH or `ENVOY_BIN`.
+//! Needs root, dockerd, etcd, kubectl, curl, Envoy in PATH or `ENVOY_BIN`, and in
+//! `MESH_SEED_COMPOSE` the Compose file of the install page of Istio 0.4.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 

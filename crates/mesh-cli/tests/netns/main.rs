@@ -7,3 +7,4 @@
 mod explicit;
 mod ground;
 mod redirect;
+mod vm;

@@ -270,6 +270,25 @@ fn with_a_list_of_users_the_host_is_captured_for_a_time_and_ssh_is_not() {
 }
 
 #[test]
+fn the_watcher_of_a_host_holds_to_what_was_applied_there() {
+    let watched = on_a_host(
+        r#"set -e
+           "$0" redirect apply --allow-host-network --include-uids 1000
+           "$0" redirect confirm
+           "$0" redirect watch --allow-host-network --include-uids 1000 --verdict /dev/shm/$$ &
+           until [ -e /dev/shm/$$ ]; do :; done
+           cat /dev/shm/$$; rm /dev/shm/$$
+           kill $!; wait $! || true
+           "$0" redirect status"#,
+    );
+    assert_eq!(code(&watched), 0, "{watched:?}");
+    let (said, log) = (text(&watched.stdout), text(&watched.stderr));
+    assert!(said.contains(r#""state":"intact""#), "{said}");
+    assert!(said.contains("2222"), "{said}");
+    assert!(!log.contains("repaired"), "{log}");
+}
+
+#[test]
 fn rules_that_nobody_confirms_are_undone() {
     let namespace = Namespace::new();
     let apply = ["apply", "--confirm-within", "1s"];

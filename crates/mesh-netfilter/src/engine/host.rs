@@ -37,6 +37,16 @@ impl Engine {
         Ok(ports)
     }
 
+    /// Whether the namespace is the host's own, or may be: what is set there needs
+    /// [`Policy::for_host`](crate::Policy::for_host).
+    ///
+    /// # Errors
+    /// [`EngineError::EnterNamespace`] if the namespace cannot be entered.
+    pub fn is_host(&self) -> Result<bool, EngineError> {
+        let namespace = &self.namespace;
+        namespace.enter(|| Ok(namespace.refuse_host().is_err()))
+    }
+
     /// An error unless the plan may go into the thread's namespace.
     pub(super) fn admit(&self, plan: &Plan, host: HostNetwork) -> Result<(), EngineError> {
         if host == HostNetwork::Refuse {

@@ -26,18 +26,17 @@ pub(super) enum Value {
 }
 
 /// The longest file that is read.
-const MAX_BYTES: usize = 1024 * 1024;
+pub(super) const MAX_BYTES: usize = 1024 * 1024;
 
 impl Node {
     /// Reads the only document of a file.
     pub(super) fn read(source: &[u8]) -> Result<Self, FileProblem> {
         if source.len() > MAX_BYTES {
             let at = Position::of_byte(source, MAX_BYTES);
-            let found = source.len();
             return Err(FileProblem::new(
                 at,
                 "",
-                format!("the file has {found} bytes, and {MAX_BYTES} are read at most"),
+                format!("the file is longer than {MAX_BYTES} bytes"),
             ));
         }
         let text = std::str::from_utf8(source).map_err(|error| {

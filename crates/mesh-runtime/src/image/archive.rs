@@ -41,7 +41,7 @@ pub(crate) fn pack(root: &RootFs, out: impl Write) -> io::Result<(u128, impl Wri
     Ok((written.digest.digest128(), written.out))
 }
 
-/// The digest of a root file system as it is packed, and the size of the archive in bytes.
+/// The digest of a root file system as it is packed.
 pub(crate) fn digest(root: &RootFs) -> io::Result<u128> {
     pack(root, io::sink()).map(|(digest, _)| digest)
 }

@@ -1,3 +1,5 @@
+//! Images: whose libraries are found where, and which bytes they become.
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};

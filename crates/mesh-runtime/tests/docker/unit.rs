@@ -6,8 +6,8 @@ use mesh_runtime::{
     Contents, FileSpec, MountSpec, NetworkSpec, Protocol, PublishedPort, RuntimeError, Stop,
 };
 
-use crate::conformance::bed::{Bed as _, SOON, eventually, group, name, run, said, settle};
-use crate::host::{IMAGE, on_a_bed};
+use crate::conformance::bed::{Bed as _, SOON, eventually, group, run, said, settle};
+use crate::host::on_a_bed;
 
 fn published(host: u16) -> PublishedPort {
     serde_json::from_value(serde_json::json!({

@@ -72,7 +72,7 @@ impl Place {
 }
 
 /// A duration such as `1s`, `500ms` or `2m`; never nothing.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(in crate::commands) fn duration(text: &str) -> Result<Duration, String> {
     let (unit, millis) = [("ms", 1), ("s", 1000), ("m", 60_000)]
         .into_iter()
         .find(|(unit, _)| text.ends_with(unit))

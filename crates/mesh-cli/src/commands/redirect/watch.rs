@@ -14,6 +14,7 @@ use mesh_netfilter::{
     Verdict, WatchOptions,
 };
 
+use super::host::for_host;
 use super::option::PolicyArgs;
 use super::place::{Place, duration};
 use super::policy::{environment, tell};
@@ -49,7 +50,12 @@ impl Run for Args {
         tell(&wanted.remarks);
         let place = self.place.or_as(&wanted)?;
         let engine = place.engine()?;
-        let plan = Place::plan(&engine, wanted.policy()?)?;
+        let mut policy = wanted.policy()?.clone();
+        // As `apply` does, else the repair would take the exception of ssh away.
+        if self.allow_host_network && engine.is_host().map_err(|error| failure(&error))? {
+            policy = for_host(&engine, &policy)?;
+        }
+        let plan = Place::plan(&engine, &policy)?;
         let options = WatchOptions {
             interval: self.interval,
             repair: if self.no_repair {
@@ -84,7 +90,7 @@ impl Run for Args {
 }
 
 /// What a look makes of what was known before.
-fn judge(look: &Look, previous: Option<&Verdict>, now: u64) -> Verdict {
+pub(in crate::commands) fn judge(look: &Look, previous: Option<&Verdict>, now: u64) -> Verdict {
     let verdict = found(&look.report, previous, now);
     match look.repair {
         Some(Mended::Repaired) => verdict.and_repaired(names(&look.makers)),
@@ -149,7 +155,7 @@ fn names(makers: &[Maker]) -> Vec<String> {
 }
 
 /// Replaces the file as a whole: a reader sees the old verdict or the new one.
-fn write(path: &Path, verdict: &Verdict) -> io::Result<()> {
+pub(in crate::commands) fn write(path: &Path, verdict: &Verdict) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let new = path.with_file_name(name);

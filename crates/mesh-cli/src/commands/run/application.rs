@@ -64,7 +64,7 @@ pub(crate) struct Part {
     /// A port of the service: NAME:PORT[:TARGET]. NAME begins with the protocol (http, http2,
     /// grpc, tcp, tls), as in `http` or `http-admin`; TARGET is where the application listens.
     #[arg(long, value_name = "NAME:PORT[:TARGET]")]
-    port: Vec<Port>,
+    port: Vec<PortArgument>,
     /// A label, by which subsets and policies select it.
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     label: Vec<(String, String)>,
@@ -79,7 +79,7 @@ enum ModeName {
 
 /// A port as `--port` has it.
 #[derive(Clone, Debug, Eq, PartialEq)]
-struct Port(WorkloadPort);
+pub(in crate::commands) struct PortArgument(pub(in crate::commands) WorkloadPort);
 
 /// A user as `--user` has it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -146,7 +146,11 @@ impl Part {
         if !self.port.is_empty() {
             application.services = vec![WorkloadService {
                 name: self.service.clone().unwrap_or_else(|| self.name.clone()),
-                ports: self.port.iter().map(|Port(port)| port.clone()).collect(),
+                ports: self
+                    .port
+                    .iter()
+                    .map(|PortArgument(port)| port.clone())
+                    .collect(),
             }];
         }
         application.labels = unique("--label", &self.label)?;
@@ -154,7 +158,8 @@ impl Part {
     }
 }
 
-fn unique(
+/// Pairs as a map; a key that comes twice is an error that names the flag.
+pub(in crate::commands) fn unique(
     flag: &str,
     pairs: &[(String, String)],
 ) -> Result<std::collections::BTreeMap<String, String>, Failure> {
@@ -172,16 +177,17 @@ fn upstream(text: &str) -> Result<DeclaredUpstream, String> {
         .map_err(|problem: mesh_model::Problem| problem.to_string())
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+/// A value of the form KEY=VALUE.
+pub(in crate::commands) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err(format!("`{text}` is not KEY=VALUE")),
     }
 }
 
-// === impl Port ===
+// === impl PortArgument ===
 
-impl FromStr for Port {
+impl FromStr for PortArgument {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {

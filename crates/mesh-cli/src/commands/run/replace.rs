@@ -13,13 +13,24 @@ pub(super) const HINT: &str = "--replace removes it first; `mesh rm` removes it 
 ///
 /// # Errors
 ///
-/// When it was not, and the application that runs is another one: with everything that differs.
+/// When it was not, and the application that runs is another one: with everything that differs;
+/// and when it is no workload at all.
 pub(super) async fn make_room(
     engine: &dyn Runtime,
     application: &Application,
     replace: bool,
 ) -> Result<(), Failure> {
     let group = application.group_name();
+    match engine.group(&group).await {
+        Ok(there) if engine::is_control_plane(&there.spec) => {
+            let message = format!("{group} is a part of the control plane");
+            return Err(Failure::new(message)
+                .with_code(REFUSED)
+                .with_hint("give the workload another name or namespace"));
+        }
+        Ok(_) | Err(RuntimeError::NotFound { .. }) => {}
+        Err(error) => return Err(engine::failed(&error)),
+    }
     if replace {
         let removed = engine.remove_group(&group).await;
         if removed.map_err(|error| Failure::of(&error))? == Removal::Removed {

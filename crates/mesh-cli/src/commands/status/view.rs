@@ -10,8 +10,6 @@ use mesh_runtime::inject::{RULES_UNIT, SidecarFiles};
 use mesh_runtime::{GroupStatus, UnitState, UnitStatus};
 use serde::Serialize;
 
-use crate::engine;
-
 /// The unit of a group that is its sidecar.
 const SIDECAR: &str = mesh_runtime::inject::SIDECAR_UNIT;
 /// A verdict older than this says nothing: its watcher has died.
@@ -132,8 +130,6 @@ impl Status {
 pub(super) fn look(status: &GroupStatus) -> GroupView {
     let group = &status.group;
     let files = SidecarFiles::from(group);
-    // Who has no sidecar has no rules.
-    let is_watched = group.namespace.is_some() && !engine::is_control_plane(&group.spec);
     let units = status.units.iter().map(|unit| {
         let of_sidecar = unit.name.as_str() == SIDECAR;
         let certificate = of_sidecar.then(|| certificate(&files.state())).flatten();

@@ -5,6 +5,8 @@ mod flag;
 mod translate;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 use mesh_runtime::compose::{
@@ -54,7 +56,15 @@ impl ComposeFile {
     pub(super) fn read(path: &Path, surroundings: Surroundings<'_>) -> Result<Self, Failure> {
         let file = path.display().to_string();
         let reading = |error| Failure::doing(format!("reading {file}"), &error);
-        let source = std::fs::read(path).map_err(reading)?;
+        let mut source = Vec::new();
+        // One byte more than is read says that it is too long.
+        let longest = u64::try_from(Compose::MAX_BYTES).unwrap_or(u64::MAX);
+        File::open(path)
+            .and_then(|file| {
+                file.take(longest.saturating_add(1))
+                    .read_to_end(&mut source)
+            })
+            .map_err(reading)?;
         let full = std::path::absolute(path).map_err(reading)?;
         let directory = full.parent().unwrap_or_else(|| Path::new("/"));
         Self::of(&source, &file, directory, surroundings)
