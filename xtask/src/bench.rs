@@ -38,7 +38,7 @@ struct Bench {
     features: &'static str,
     /// What the machine must have.
     needs: &'static [Need],
-    /// Whether it runs the `mesh` binary, which is built for it and named by MESH_BIN.
+    /// Whether it runs the `mesh` binary, which is built for it and named by `MESH_BIN`.
     runs_mesh: bool,
 }
 

@@ -201,15 +201,13 @@ impl FromStr for DeclaredUpstream {
             None => (text, None),
         };
         let (name, port) = service.rsplit_once(':').ok_or_else(problem)?;
-        let port: u16 = port
-            .parse()
-            .map_err(|_: std::num::ParseIntError| problem())?;
-        let listen = match listen.map(str::parse) {
+        let port = port.parse::<u16>().ok().filter(|port| *port != 0);
+        let port = port.ok_or_else(problem)?;
+        let listen = match listen {
+            Some(text) => Some(text.parse().ok().ok_or_else(problem)?),
             None => None,
-            Some(Ok(listen)) => Some(listen),
-            Some(Err(std::net::AddrParseError { .. })) => return Err(problem()),
         };
-        if name.is_empty() || name.contains([':', '*']) || port == 0 {
+        if name.is_empty() || name.contains([':', '*']) {
             return Err(problem());
         }
         Ok(Self {

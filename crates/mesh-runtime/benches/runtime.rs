@@ -2,7 +2,7 @@
 //! its sidecar; and the memory that each piece takes.
 //!
 //! `cargo xtask bench runtime`, as root. Needs `ip`, `dockerd` and `docker`, Envoy, and the `mesh`
-//! binary that MESH_BIN names. Everything is in namespaces of its own; what is compared is measured
+//! binary that `MESH_BIN` names. Everything is in namespaces of its own; what is compared is measured
 //! in turn, round by round, and the medians are told.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that fails ends")]

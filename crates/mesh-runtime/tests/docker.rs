@@ -12,6 +12,8 @@ mod host;
 
 #[path = "docker/compose.rs"]
 mod compose;
+#[path = "docker/container.rs"]
+mod container;
 #[path = "docker/daemon.rs"]
 mod daemon;
 #[path = "docker/image.rs"]

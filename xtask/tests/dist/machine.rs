@@ -50,6 +50,12 @@ mkdir dev/pts dev/shm
 mount -t devpts devpts dev/pts
 ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
+# The kernel is the host's: only what belongs to the namespaces may be changed in it.
+mount --bind proc/sys proc/sys
+mount --bind proc/sys/net proc/sys/net
+mount -o remount,bind,ro proc/sys
+if [ -e proc/sysrq-trigger ]; then mount --bind /dev/null proc/sysrq-trigger; fi
+mount -o remount,bind,ro sys
 ip link set lo up
 hostname mesh-dist
 if [ "$INIT" = Nothing ]; then
@@ -110,7 +116,7 @@ impl Machine {
              --kill-child --propagation private bash -c \"$BOOT\"",
             enter.collect::<String>()
         );
-        let mut outside = Command::new("bash")
+        let outside = Command::new("bash")
             .args(["-c", &script])
             .env("BOOT", BOOT)
             .env("INIT", format!("{init:?}"))
@@ -119,28 +125,14 @@ impl Machine {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let children = format!("/proc/{0}/task/{0}/children", outside.id());
-        let is_up = |first: u32| {
-            let wanted = match init {
-                Init::Systemd => "systemd",
-                Init::Nothing => "sleep",
-            };
-            fs::read_to_string(format!("/proc/{first}/comm")).is_ok_and(|c| c.trim() == wanted)
-        };
-        let first = until("process 1 is there", || {
-            if let Some(status) = outside.try_wait().unwrap() {
-                panic!("the machine did not start: {status}");
-            }
-            let text = fs::read_to_string(&children).unwrap_or_default();
-            let first: u32 = text.split_whitespace().next()?.parse().ok()?;
-            is_up(first).then_some(first)
-        });
-        let machine = Self {
+        // From here on its end takes everything away, also when it does not start.
+        let mut machine = Self {
             outside,
-            first,
+            first: 0,
             layers,
             cgroups,
         };
+        machine.first = machine.wait_for_first(init);
         for line in [
             "link add eth0 type veth peer name eth1",
             "address add 192.0.2.10/24 dev eth0",
@@ -158,6 +150,25 @@ impl Machine {
             });
         }
         machine
+    }
+
+    /// Waits until process 1 is what it is to be.
+    fn wait_for_first(&mut self, init: Init) -> u32 {
+        let wanted = match init {
+            Init::Systemd => "systemd",
+            Init::Nothing => "sleep",
+        };
+        let children = format!("/proc/{0}/task/{0}/children", self.outside.id());
+        until("process 1 is there", || {
+            if let Some(status) = self.outside.try_wait().unwrap() {
+                panic!("the machine did not start: {status}");
+            }
+            let text = fs::read_to_string(&children).unwrap_or_default();
+            let first: u32 = text.split_whitespace().next()?.parse().ok()?;
+            let name = fs::read_to_string(format!("/proc/{first}/comm"));
+            name.is_ok_and(|name| name.trim() == wanted)
+                .then_some(first)
+        })
     }
 
     /// Runs a program in it, as root.

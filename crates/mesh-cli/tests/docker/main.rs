@@ -11,6 +11,6 @@ mod dockerd;
 mod file;
 mod host;
 mod image;
-mod meshed;
+mod mesh;
 mod sidecar;
 mod up;

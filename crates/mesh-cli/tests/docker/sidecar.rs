@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::meshed::{IMAGE, Meshed, on_a_mesh};
+use crate::mesh::{Bed, IMAGE, on_a_mesh};
 
 /// Starts a container as somebody does who knows nothing of the mesh but labels.
-fn run_labelled(bed: &Meshed, name: &str, more: &[&str]) {
+fn run_labelled(bed: &Bed, name: &str, more: &[&str]) {
     let label = format!("mesh.service-account={name}");
     let own = [
         "run",
@@ -33,18 +33,18 @@ fn caller(answer: &serde_json::Value) -> &str {
 }
 
 /// The answer of a server that may just have come into the mesh.
-fn answer(bed: &mut Meshed, from: &str, url: &str) -> serde_json::Value {
+fn answer(bed: &mut Bed, from: &str, url: &str) -> serde_json::Value {
     bed.eventually(&format!("{from} gets an answer from {url}"), |bed| {
         bed.call(from, url).ok().filter(|it| it["name"].is_string())
     })
 }
 
-fn names(bed: &Meshed, arguments: &[&str]) -> BTreeSet<String> {
+fn names(bed: &Bed, arguments: &[&str]) -> BTreeSet<String> {
     let told = bed.docker(arguments);
     told.lines().map(str::to_owned).collect()
 }
 
-fn containers(bed: &Meshed) -> BTreeSet<String> {
+fn containers(bed: &Bed) -> BTreeSet<String> {
     names(bed, &["ps", "--all", "--format", "{{.Names}}"])
 }
 
@@ -244,7 +244,7 @@ fn applications_from_images_and_containers_that_join_speak_through_their_sidecar
                 .map(str::to_owned)
                 .collect::<Vec<_>>()
         };
-        let mesh = |bed: &Meshed, words: Vec<String>| {
+        let mesh = |bed: &Bed, words: Vec<String>| {
             let words: Vec<_> = words.iter().map(String::as_str).collect();
             bed.mesh(&words)
         };

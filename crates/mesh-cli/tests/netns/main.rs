@@ -3,6 +3,7 @@
 //! `cargo test -p mesh-cli --test netns`.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![expect(clippy::panic, reason = "a panic is a failed test")]
 
 mod explicit;
 mod ground;

@@ -166,14 +166,15 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         // A daemon that has ended already needs no signal.
-        kill_process(Pid::from_child(&self.process), Signal::TERM).ok();
-        self.process.wait().ok();
+        if kill_process(Pid::from_child(&self.process), Signal::TERM).is_ok() {
+            drop(self.process.wait());
+        }
         let mark = self.directory.path().file_name().unwrap();
         let own = format!("mesh-bench-{}", mark.to_string_lossy());
         let entries = fs::read_dir("/sys/fs/cgroup").into_iter().flatten();
         for hierarchy in entries.flatten() {
             // It is in some of them only.
-            fs::remove_dir(hierarchy.path().join(&own)).ok();
+            drop(fs::remove_dir(hierarchy.path().join(&own)));
         }
     }
 }

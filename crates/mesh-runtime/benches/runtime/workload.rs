@@ -130,7 +130,8 @@ impl Mesh {
         let took = began.elapsed();
         envoy.kill().unwrap();
         envoy.wait().unwrap();
-        fs::remove_file(admin).ok();
+        // Envoy does not remove it when it is killed.
+        fs::remove_file(admin).unwrap();
         took
     }
 
@@ -196,7 +197,7 @@ impl Drop for Mesh {
     fn drop(&mut self) {
         // After a failure; otherwise everything is down already.
         if std::thread::panicking() {
-            self.command(&["down", "--purge"]).status().ok();
+            drop(self.command(&["down", "--purge"]).status());
         }
     }
 }

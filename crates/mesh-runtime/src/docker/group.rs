@@ -309,9 +309,9 @@ impl Engine {
         }
     }
 
-    /// Removes what a group is without its units: container, files, notes.
+    /// Removes what a group is without its units: files, notes, and its container last, by which it
+    /// is found again by whoever goes on if this is cut short.
     pub(super) async fn dismantle(&self, name: &Name, container: &str) -> Result<(), RuntimeError> {
-        self.remove_container(container).await?;
         let directory = self.notes.group(name);
         blocking(move || match std::fs::remove_dir_all(&directory) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -320,7 +320,8 @@ impl Engine {
             }
             _ => Ok(()),
         })
-        .await
+        .await?;
+        self.remove_container(container).await.map(drop)
     }
 
     /// Removes a container that runs or not, with what is in it.

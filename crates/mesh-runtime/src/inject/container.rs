@@ -54,6 +54,9 @@ pub const LABEL_PORTS: &str = "mesh.ports";
 /// Labels of a container that begin so are labels of the workload, as in `mesh.labels.version`.
 pub const LABEL_LABELS: &str = "mesh.labels.";
 
+/// Labels that a container has from an image which an engine made.
+const OF_IMAGES: [&str; 3] = ["mesh.engine", "mesh.kind", "mesh.content"];
+
 /// What all labels of the mesh begin with.
 const OURS: &str = "mesh.";
 
@@ -145,6 +148,7 @@ impl Container {
             let label = key.strip_prefix(LABEL_LABELS);
             key.starts_with(OURS)
                 && !known.contains(&key.as_str())
+                && !OF_IMAGES.contains(&key.as_str())
                 && label.is_none_or(str::is_empty)
         });
         for (key, value) in &self.labels {
@@ -265,6 +269,7 @@ mod tests {
             ("mesh.ports", "http:80:8080, tcp:6379"),
             ("mesh.labels.version", "v2"),
             ("com.docker.compose.project", "shop"),
+            ("mesh.kind", "built"),
         ])
         .application()
         .unwrap()

@@ -229,7 +229,7 @@ fn what_differs_on_docker_is_the_image_and_whom_names_are_asked_of() {
     let injected = inject(&application, &on_docker).unwrap();
     assert_eq!(
         injected.policy,
-        policy_beside_resolver(&redirect::sidecar_policy())
+        Some(policy_beside_resolver(&redirect::sidecar_policy()))
     );
     let dns = injected.group.dns.clone().unwrap();
     assert_eq!(
@@ -246,7 +246,7 @@ fn what_differs_on_docker_is_the_image_and_whom_names_are_asked_of() {
     let config: SidecarConfig = serde_json::from_slice(&units[1].files[0].contents.0).unwrap();
     assert_eq!(config.upstream_dns, ["127.0.0.11:53".parse().unwrap()]);
     let written: Policy = serde_json::from_slice(&units[0].files[0].contents.0).unwrap();
-    assert_eq!(written, injected.policy);
+    assert_eq!(Some(written), injected.policy);
 }
 
 #[test]

@@ -301,6 +301,8 @@ def proxy(family, address):
         c, _ = s.accept(); c.sendall(b"by the sidecar\n"); c.close()
 class Ready(http.server.BaseHTTPRequestHandler):
     def do_GET(self): self.send_response({status}); self.end_headers()
+    # As many questions as there are would push everything else out of the log's end.
+    def log_message(self, *_): pass
 for family, address in [(socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::1")]:
     threading.Thread(target=proxy, args=(family, address)).start()
 http.server.HTTPServer(("127.0.0.1", 15021), Ready).serve_forever()

@@ -17,6 +17,9 @@ use tempfile::TempDir;
 
 use super::PATIENCE;
 
+/// Tells machines of one process apart.
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
 /// The machine; its mesh is taken down with it.
 pub(super) struct Machine {
     name: String,
@@ -78,7 +81,6 @@ impl Machine {
             rustix::process::geteuid().is_root(),
             "these tests need root: run `sudo cargo xtask test`"
         );
-        static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let directory = tempfile::tempdir().unwrap();
         let open = std::fs::Permissions::from_mode(0o755);
@@ -123,10 +125,12 @@ impl Machine {
         self.mesh(&self.arguments(name, more, listen));
         let first = listen.split(' ').next().unwrap();
         let port = first.rsplit_once(':').unwrap().1.parse().unwrap();
-        let host: IpAddr = match first.contains('[') {
-            true => "::1".parse().unwrap(),
-            false => "127.0.0.1".parse().unwrap(),
+        let host = if first.contains('[') {
+            "::1"
+        } else {
+            "127.0.0.1"
         };
+        let host: IpAddr = host.parse().unwrap();
         let listens = || {
             let connected = self.inside(name, move || TcpStream::connect((host, port)).is_ok());
             Some(()).filter(|()| connected)

@@ -13,7 +13,7 @@ use mesh_runtime::{DockerEngine, DockerOptions};
 use crate::dockerd::Dockerd;
 
 /// A daemon with everything of it below one directory, and a mesh on it.
-pub(crate) struct Meshed {
+pub(crate) struct Bed {
     daemon: Dockerd,
     watch: Option<Child>,
     watches: u32,
@@ -26,15 +26,11 @@ pub(crate) const IMAGE: &str = "mesh-test/echo:1";
 const SOON: Duration = Duration::from_secs(60);
 
 /// Runs a test with a mesh on a daemon of its own, and takes both away.
-pub(crate) fn on_a_mesh(test: impl FnOnce(&mut Meshed) + Send) {
+pub(crate) fn on_a_mesh(test: impl FnOnce(&mut Bed) + Send) {
     thread::scope(|scope| {
         // The daemon ends with the thread that started it, whatever becomes of the test.
         let test = scope.spawn(|| {
-            let mut bed = Meshed {
-                daemon: Dockerd::start(None),
-                watch: None,
-                watches: 0,
-            };
+            let mut bed = Bed::start();
             bed.up();
             test(&mut bed);
         });
@@ -44,7 +40,15 @@ pub(crate) fn on_a_mesh(test: impl FnOnce(&mut Meshed) + Send) {
     });
 }
 
-impl Meshed {
+impl Bed {
+    fn start() -> Self {
+        Self {
+            daemon: Dockerd::start(None),
+            watch: None,
+            watches: 0,
+        }
+    }
+
     /// Makes the control plane with its image, and the image of applications.
     fn up(&self) {
         self.mesh(&["up", "--engine", "docker", "--store", "file"]);
@@ -109,7 +113,8 @@ impl Meshed {
 
     /// What `docker` prints; it must succeed.
     pub(crate) fn docker(&self, arguments: &[&str]) -> String {
-        self.daemon.docker(arguments)
+        let output = self.output(Path::new("docker"), arguments);
+        told("docker", arguments, output)
     }
 
     /// The answer of an echo server to a call from a container, or curl's exit code.
@@ -211,7 +216,7 @@ impl Meshed {
     }
 }
 
-impl Drop for Meshed {
+impl Drop for Bed {
     fn drop(&mut self) {
         self.kill_watch();
     }
