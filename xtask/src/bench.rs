@@ -57,6 +57,13 @@ const BENCHES: &[Bench] = &[
         runs_mesh: false,
     },
     Bench {
+        name: "nomad",
+        package: "mesh-nomad",
+        features: "hcl",
+        needs: &[],
+        runs_mesh: false,
+    },
+    Bench {
         name: "ca",
         package: "mesh-control",
         features: "test-util",

@@ -23,6 +23,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("dpkg-deb", "dpkg"),
     ("etcd", "etcd-server"),
     ("etcdctl", "etcd-client"),
+    // One of the CNI plugins; `bridge` is also a program of iproute2.
+    ("host-local", "containernetworking-plugins"),
     ("ip", "iproute2"),
     ("curl", "curl"),
     ("kubectl", "kubernetes-client"),
@@ -114,6 +116,20 @@ pub(crate) fn programs(root: &Path) -> Tools {
             }
         }
     }
+    // No package has it.
+    let nomad = env::var_os("NOMAD_BIN").map(PathBuf::from);
+    match nomad
+        .filter(|path| path.is_file())
+        .or_else(|| find("nomad"))
+    {
+        Some(path) => {
+            tools.found.insert("nomad".to_owned(), path);
+        }
+        None => {
+            let why = "set NOMAD_BIN to the binary of a Nomad 1.8 or later".to_owned();
+            tools.missing.insert("nomad".to_owned(), why);
+        }
+    }
     tools
 }
 
@@ -131,11 +147,11 @@ pub(crate) fn need_root() -> Result<(), Failure> {
     }
 }
 
-/// Looks for a program in PATH and where Debian keeps those of root.
+/// Looks for a program in PATH and where Debian keeps those of root and of CNI.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
-        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .chain(["/usr/sbin", "/sbin", "/usr/lib/cni"].map(PathBuf::from))
         .map(|dir| dir.join(program))
         .find(|file| file.is_file())
 }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::error::AgentError;
 use crate::file::write_private;
 use crate::local;
 use crate::names::NameTable;
+use crate::readiness::application::{AppProbe, Application};
 use crate::readiness::{Readiness, Watcher, serve};
 use crate::register::Registration;
 use crate::relay::{Registered, Relay};
@@ -39,6 +41,7 @@ pub struct Agent {
     ports: Ports,
     timing: Timing,
     search: Option<OsString>,
+    probes: Vec<AppProbe>,
 }
 
 /// Everything that can be refused, had before anything starts.
@@ -84,6 +87,7 @@ impl Agent {
             ports: Ports::default(),
             timing: Timing::default(),
             search: None,
+            probes: Vec::new(),
         }
     }
 
@@ -105,6 +109,13 @@ impl Agent {
     #[must_use]
     pub fn with_search_path(mut self, search: Option<OsString>) -> Self {
         self.search = search;
+        self
+    }
+
+    /// With checks of the application that it makes for others.
+    #[must_use]
+    pub fn with_app_probes(mut self, probes: Vec<AppProbe>) -> Self {
+        self.probes = probes;
         self
     }
 
@@ -193,6 +204,15 @@ impl Agent {
         })
     }
 
+    /// The application, for checks that come to the agent.
+    fn application(&self) -> Application {
+        let mut addresses = self.config.workload.addresses.iter().copied();
+        Application {
+            address: addresses.find(IpAddr::is_ipv4),
+            probes: self.probes.clone(),
+        }
+    }
+
     /// Starts every part; Envoy's are given back, because they end first.
     fn start(&self, ground: Ground, stops: &Stops, tasks: &mut JoinSet<()>) -> JoinSet<()> {
         let config = &self.config;
@@ -257,7 +277,8 @@ impl Agent {
             source: source_told,
             names: names_told,
         };
-        tasks.spawn(serve::serve(ground.readiness, readiness, rest()));
+        let (listener, application) = (ground.readiness, self.application());
+        tasks.spawn(serve::serve(listener, readiness, application, rest()));
         let lock = ground.lock;
         let stop = rest();
         tasks.spawn(async move {

@@ -37,4 +37,5 @@ mod wait;
 pub use agent::{Agent, run};
 pub use config::{Ports, Timing};
 pub use error::AgentError;
+pub use readiness::application::{AppProbe, AppProbeKind};
 pub use wait::{WaitError, wait_ready};

@@ -1,5 +1,6 @@
 //! Whether this sidecar may be sent requests: looked at all the time, told to probes and to Pilot.
 
+pub(crate) mod application;
 mod probe;
 mod report;
 pub(crate) mod serve;

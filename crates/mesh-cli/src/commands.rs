@@ -10,6 +10,7 @@ mod exec;
 mod generate;
 mod get;
 mod image;
+mod inject;
 mod introspection;
 mod kubeconfig;
 mod logs;
@@ -22,6 +23,7 @@ mod server;
 mod status;
 mod supervise;
 mod token;
+mod uninject;
 mod unit;
 mod up;
 mod validate;
@@ -62,6 +64,8 @@ pub(crate) enum Verb {
     Get(get::Args),
     Delete(delete::Args),
     Validate(validate::Args),
+    Inject(inject::Args),
+    Uninject(uninject::Args),
     #[command(subcommand)]
     Image(image::Command),
     #[command(subcommand)]
@@ -100,6 +104,8 @@ pub(crate) fn run(verb: Verb) -> Outcome {
         Verb::Delete(args) => wait(delete::run(&args)),
         Verb::Validate(args) => validate::run(&args),
         Verb::Image(command) => wait(image::run(&command)),
+        Verb::Inject(args) => inject::run(args),
+        Verb::Uninject(args) => uninject::run(&args),
         Verb::Token(command) => wait(token::run(&command)),
         Verb::Kubeconfig(args) => kubeconfig::run(&args),
         Verb::ProxyStatus(args) => wait(proxy_status::run(&args)),

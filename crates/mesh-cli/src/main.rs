@@ -20,6 +20,7 @@ macro_rules! eprintln {
     };
 }
 
+mod cni;
 mod commands;
 mod connect;
 mod engine;
@@ -40,6 +41,9 @@ use crate::exit::Failure;
 
 fn main() -> ExitCode {
     let line: Vec<OsString> = std::env::args_os().collect();
+    if cni::is_called(&line) {
+        return cni::run();
+    }
     if let Some(words) = commands::redirect::words(&line) {
         return commands::redirect::run(&words).unwrap_or_else(|failure| report(&failure));
     }

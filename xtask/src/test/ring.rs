@@ -70,6 +70,8 @@ pub(crate) const RINGS: &[Ring] = &[
         needs: &[
             Need::Data("MESH_ISTIO_SAMPLES"),
             Need::Data("MESH_ISTIO_CRDS"),
+            Need::Data("MESH_NOMAD_JOBS"),
+            Need::Data("MESH_NOMAD_RECORDINGS"),
         ],
     },
     Ring {
@@ -90,7 +92,12 @@ pub(crate) const RINGS: &[Ring] = &[
     Ring {
         name: "netns",
         target: Some("netns"),
-        needs: &[Need::Root, Need::Program("nft"), Need::Program("envoy")],
+        needs: &[
+            Need::Root,
+            Need::Program("nft"),
+            Need::Program("envoy"),
+            Need::Program("host-local"),
+        ],
     },
     Ring {
         name: "interrupt",
@@ -128,7 +135,11 @@ pub(crate) const RINGS: &[Ring] = &[
     Ring {
         name: "nomad",
         target: Some("nomad"),
-        needs: &[Need::Root],
+        needs: &[
+            Need::Root,
+            Need::Program("nomad"),
+            Need::Data("MESH_NOMAD_JOBS"),
+        ],
     },
 ];
 

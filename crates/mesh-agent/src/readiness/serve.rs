@@ -1,4 +1,5 @@
-//! Readiness over HTTP: `GET /ready` answers 200 or 503, and says what is missing.
+//! Readiness over HTTP: `GET /ready` answers 200 or 503, and says what is missing; below
+//! `/app-health/` are checks of the application.
 
 use std::convert::Infallible;
 use std::io;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::Readiness;
+use super::application::Application;
 
 /// Listens on every address of both families; on IPv4 alone where the machine has no IPv6.
 ///
@@ -62,15 +64,20 @@ fn has_no_v6(error: &io::Error) -> bool {
 }
 
 /// Serves until `stop`.
-pub(crate) async fn serve(listener: TcpListener, readiness: Readiness, stop: CancellationToken) {
-    let accepting = accept(listener, readiness);
+pub(crate) async fn serve(
+    listener: TcpListener,
+    readiness: Readiness,
+    application: Application,
+    stop: CancellationToken,
+) {
+    let accepting = accept(listener, readiness, Arc::new(application));
     tokio::select! {
         () = accepting => {}
         () = stop.cancelled() => {}
     }
 }
 
-async fn accept(listener: TcpListener, readiness: Readiness) {
+async fn accept(listener: TcpListener, readiness: Readiness, application: Arc<Application>) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
@@ -87,10 +94,11 @@ async fn accept(listener: TcpListener, readiness: Readiness) {
             }
         };
         let readiness = readiness.clone();
+        let application = Arc::clone(&application);
         connections.spawn(async move {
-            let service = service_fn(move |request| {
-                let response = answer(&readiness, &request);
-                async move { Ok::<_, Infallible>(response) }
+            let service = service_fn(|request: Request<Incoming>| {
+                let response = respond(&readiness, &application, request);
+                async move { Ok::<_, Infallible>(response.await) }
             });
             let served = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -103,6 +111,18 @@ async fn accept(listener: TcpListener, readiness: Readiness) {
             drop(permit);
         });
     }
+}
+
+async fn respond(
+    readiness: &Readiness,
+    application: &Application,
+    request: Request<Incoming>,
+) -> Response<Full<Bytes>> {
+    let is_get = matches!(*request.method(), Method::GET | Method::HEAD);
+    if is_get && let Some((status, text)) = application.check(request.uri().path()).await {
+        return plain(status, text);
+    }
+    answer(readiness, &request)
 }
 
 fn answer(readiness: &Readiness, request: &Request<Incoming>) -> Response<Full<Bytes>> {
@@ -123,6 +143,10 @@ fn answer(readiness: &Readiness, request: &Request<Incoming>) -> Response<Full<B
         (_, "/ready") => (StatusCode::METHOD_NOT_ALLOWED, "use GET\n".to_owned()),
         _ => (StatusCode::NOT_FOUND, "only /ready is here\n".to_owned()),
     };
+    plain(status, text)
+}
+
+fn plain(status: StatusCode, text: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
     let kind = http::HeaderValue::from_static("text/plain; charset=utf-8");
@@ -173,7 +197,12 @@ mod tests {
             names: watch::channel(Arc::default()).1,
         };
         let stop = CancellationToken::new();
-        tokio::spawn(serve(listener, readiness, stop.clone()));
+        tokio::spawn(serve(
+            listener,
+            readiness,
+            Application::default(),
+            stop.clone(),
+        ));
         (SocketAddr::from(([127, 0, 0, 1], port)), stop)
     }
 

@@ -1,10 +1,12 @@
 //! `mesh agent`: the sidecar's companion, and the gate that an application's start waits at.
 
+mod nomad;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mesh_agent::AgentError;
+use mesh_agent::{Agent, AgentError};
 use mesh_model::SidecarConfig;
 use mesh_model::sidecar::READINESS_PORT;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,8 +19,11 @@ use crate::exit::{Failure, OK, Outcome};
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Args {
     /// What the sidecar is told, as JSON.
-    #[arg(long, value_name = "FILE", required = true)]
+    #[arg(long, value_name = "FILE", required_unless_present = "nomad")]
     config: Option<PathBuf>,
+    /// The same for a task of Nomad's, as `mesh inject` writes it; the rest comes from Nomad.
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    nomad: Option<PathBuf>,
     #[command(subcommand)]
     verb: Option<Verb>,
 }
@@ -43,14 +48,20 @@ pub(crate) async fn run(args: &Args) -> Outcome {
             .map_err(|error| Failure::of(&error))?;
         return Ok(OK.into());
     }
-    let Some(file) = &args.config else {
-        return Err(Failure::usage("--config is missing"));
-    };
-    let config = read(file)?;
     let shutdown = CancellationToken::new();
     let _guard = shutdown.clone().drop_guard();
     end_on_signals(shutdown.clone())?;
-    mesh_agent::run(config, shutdown)
+    let agent = match (&args.config, &args.nomad) {
+        (Some(file), _) => Agent::new(read(file)?),
+        (None, Some(file)) => tokio::select! {
+            agent = nomad::agent(file) => agent?,
+            () = shutdown.cancelled() => return Ok(OK.into()),
+        },
+        (None, None) => return Err(Failure::usage("--config or --nomad is missing")),
+    };
+    agent
+        .with_search_path(std::env::var_os("PATH"))
+        .run(shutdown)
         .await
         .map_err(|error| refused(&error))?;
     Ok(OK.into())

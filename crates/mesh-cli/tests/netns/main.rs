@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![expect(clippy::panic, reason = "a panic is a failed test")]
 
+mod cni;
 mod explicit;
 mod ground;
 mod redirect;

@@ -37,17 +37,6 @@ pub(crate) struct Description {
     /// says.
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
-    /// How its traffic comes to its sidecar: by redirect rules (transparent), or by the application
-    /// itself (explicit). Explicit needs no rule and no right: the application finds the sidecar
-    /// by `HTTP_PROXY` and `MESH_UPSTREAM_…`, and should listen on loopback only, because whoever
-    /// reaches it elsewhere goes past the sidecar.
-    #[arg(long, value_enum, default_value = "transparent")]
-    mode: ModeName,
-    /// A service that it calls at a loopback address, in explicit mode: HOST:PORT, taken at the next
-    /// port from 127.0.0.1:15200 unless an address is given. `MESH_UPSTREAM_ADDR_<HOST>` tells the
-    /// application, in upper case with `_` for other characters.
-    #[arg(long, value_name = "HOST:PORT[=ADDRESS:PORT]", value_parser = upstream)]
-    upstream: Vec<DeclaredUpstream>,
     /// The numeric user, and group if that has another number; nobody unless given, and with an
     /// image the image's.
     #[arg(long, value_name = "UID[:GID]")]

@@ -6,6 +6,7 @@ use super::*;
 fn request() -> VmRequest {
     VmRequest {
         workload: Workload {
+            explicit: None,
             id: "shop/db".parse().unwrap(),
             namespace: "shop".parse().unwrap(),
             service_account: "db".parse().unwrap(),

@@ -1,0 +1,178 @@
+//! A call of the plugin: its environment and its standard input.
+
+use mesh_netfilter::Policy;
+use serde_json::{Map, Value};
+
+use super::{Args, CniError, Code, VERSIONS};
+
+/// What a runtime asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Command {
+    /// The namespace is new.
+    Add,
+    /// The namespace is there already; is it as it should be?
+    Check,
+    /// The namespace goes.
+    Del,
+    /// Which versions of the protocol are spoken?
+    Version,
+    /// Only these attachments are still there.
+    Gc,
+    /// Could ADD work?
+    Status,
+}
+
+/// A call of the plugin.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Call {
+    /// What is asked for.
+    pub command: Command,
+    /// The file that stands for the network namespace; empty if none is named.
+    pub netns: String,
+    /// The version of the protocol that the caller speaks.
+    pub version: String,
+    args: Args,
+    previous: Option<Value>,
+}
+
+impl Call {
+    /// Reads a call: its variables, and what stands on its standard input. None if there is no
+    /// `CNI_COMMAND`: then it is Nomad that wants to know the plugin's own version.
+    ///
+    /// DEL is never an error, whatever it comes with: what is being removed goes with its namespace.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::InvalidEnvironment`], [`Code::Undecodable`], [`Code::IncompatibleVersion`] and
+    /// [`Code::InvalidConfig`], as the protocol has them.
+    pub fn read(
+        variable: impl Fn(&str) -> Option<String>,
+        input: impl FnOnce() -> std::io::Result<String>,
+    ) -> Result<Option<Self>, CniError> {
+        let Some(command) = variable("CNI_COMMAND").filter(|command| !command.is_empty()) else {
+            return Ok(None);
+        };
+        let command = Command::read(&command)?;
+        let netns = variable("CNI_NETNS").unwrap_or_default();
+        let args = Args::read(&variable("CNI_ARGS").unwrap_or_default());
+        let config = input()
+            .map_err(|error| {
+                CniError::new(Code::Io, "reading the configuration", error.to_string())
+            })
+            .and_then(|text| parse(&text));
+        let mut call = Self {
+            command,
+            netns,
+            version: String::new(),
+            args: Args::default(),
+            previous: None,
+        };
+        match (command, config) {
+            // Nothing depends on it.
+            (Command::Del | Command::Version, config) => {
+                let config = config.unwrap_or_default();
+                text_of(&config, "cniVersion").clone_into(&mut call.version);
+                call.args = args.unwrap_or_default();
+            }
+            (_, config) => {
+                let config = config?;
+                known_version(&config)?.clone_into(&mut call.version);
+                call.args = args?;
+                call.previous = value_of(&config, "prevResult").cloned();
+            }
+        }
+        if matches!(command, Command::Add | Command::Check) {
+            call.check_chain()?;
+        }
+        Ok(Some(call))
+    }
+
+    /// What is to be captured; none if the group is none of ours.
+    ///
+    /// # Errors
+    ///
+    /// If an argument is ours and cannot be read.
+    pub fn policy(&self) -> Result<Option<Policy>, CniError> {
+        self.args.policy()
+    }
+
+    /// The answer to ADD: what the plugin before said.
+    pub fn result(&self) -> Option<&Value> {
+        self.previous.as_ref()
+    }
+
+    fn check_chain(&self) -> Result<(), CniError> {
+        if self.netns.is_empty() {
+            let message = "CNI_NETNS is missing";
+            return Err(CniError::new(Code::InvalidEnvironment, message, ""));
+        }
+        if self.previous.is_none() {
+            return Err(CniError::new(
+                Code::InvalidConfig,
+                "prevResult is missing",
+                "mesh-cni makes no network itself: put it behind a plugin that does",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Command {
+    fn read(text: &str) -> Result<Self, CniError> {
+        Ok(match text {
+            "ADD" => Self::Add,
+            "CHECK" => Self::Check,
+            "DEL" => Self::Del,
+            "VERSION" => Self::Version,
+            "GC" => Self::Gc,
+            "STATUS" => Self::Status,
+            _ => {
+                let message = format!("CNI_COMMAND `{text}` is not a command");
+                let details = "expected ADD, CHECK, DEL, GC, STATUS or VERSION";
+                return Err(CniError::new(Code::InvalidEnvironment, message, details));
+            }
+        })
+    }
+}
+
+fn parse(text: &str) -> Result<Map<String, Value>, CniError> {
+    serde_json::from_str(text).map_err(|error| {
+        CniError::new(
+            Code::Undecodable,
+            "the configuration is no object of JSON",
+            error.to_string(),
+        )
+    })
+}
+
+fn known_version(config: &Map<String, Value>) -> Result<&str, CniError> {
+    // The protocol takes a missing one for the first version, which had no chains.
+    let version = match text_of(config, "cniVersion") {
+        "" => "0.1.0",
+        version => version,
+    };
+    if VERSIONS.contains(&version) {
+        return Ok(version);
+    }
+    Err(CniError::new(
+        Code::IncompatibleVersion,
+        format!("version `{version}` of the protocol is not spoken"),
+        format!("expected one of {}", VERSIONS.join(", ")),
+    ))
+}
+
+/// Go reads keys in any case, and so do the other plugins.
+fn value_of<'a>(config: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    config.get(key).or_else(|| {
+        let mut others = config.iter();
+        others.find_map(|(found, value)| found.eq_ignore_ascii_case(key).then_some(value))
+    })
+}
+
+fn text_of<'a>(config: &'a Map<String, Value>, key: &str) -> &'a str {
+    value_of(config, key)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}

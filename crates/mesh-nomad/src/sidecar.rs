@@ -1,0 +1,208 @@
+//! What the proxy of a task group is told by its job: the file that injection writes beside it.
+//!
+//! Nothing that changes with an allocation or with a release of the mesh is in it: the former is
+//! in Nomad's environment, and a change of the latter would restart every allocation.
+
+mod allocation;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use mesh_model::{Problem, Protocol, ServiceAccount, TrustDomain};
+use serde::{Deserialize, Serialize};
+
+pub use self::allocation::{Allocation, ControlPlane, ROOT_TAG};
+
+/// How the traffic of a task group gets to its proxy.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Mode {
+    /// A CNI plugin redirects it before any task starts; nothing in the job has privilege.
+    Cni,
+    /// A task with `NET_ADMIN` redirects it and watches over that.
+    Guard,
+    /// Nothing is redirected: services point at the proxy, and applications call it by name.
+    Explicit,
+    /// A task redirects that of the group's users in the host's own network; one such group fits
+    /// on a node.
+    HostExclusive,
+    /// The same with ports that Nomad picks; many groups fit on a node.
+    HostUid,
+}
+
+/// What the proxy of a task group is told by its job.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sidecar {
+    /// How traffic gets to it.
+    pub mode: Mode,
+    /// The trust domain of the mesh.
+    pub trust_domain: TrustDomain,
+    /// Nomad's namespace with the services of the control plane.
+    pub mesh_namespace: String,
+    /// The account that the group runs as.
+    pub service_account: ServiceAccount,
+    /// Labels by which subsets and policies select it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The services that the group is an instance of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<SidecarService>,
+    /// Services that the applications call at a port of loopback; in mode `explicit` alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub upstreams: Vec<Upstream>,
+    /// Checks that come to the proxy, to be made in the group's network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<Probe>,
+}
+
+/// A service of the group.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SidecarService {
+    /// Its name.
+    pub name: String,
+    /// Where the application listens.
+    pub port: PortRef,
+    /// The port at which callers reach the service, if not the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<u16>,
+    /// The port of the proxy that the catalogue has in its place; in mode `explicit` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<PortRef>,
+    /// What is spoken on it.
+    pub protocol: Protocol,
+}
+
+/// A service that applications call at a port of loopback.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// The host, as applications of the mesh name it.
+    pub host: String,
+    /// The service's port.
+    pub port: u16,
+    /// The port of loopback.
+    pub listen: PortRef,
+}
+
+/// A check of Nomad's that the proxy makes in its place: the check comes as
+/// `GET /app-health/<service>/<index>` to the readiness port.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Probe {
+    /// The service.
+    pub service: String,
+    /// Which of its checks, from 0.
+    pub index: usize,
+    /// `http`, `tcp` or `grpc`.
+    pub kind: ProbeKind,
+    /// Where.
+    pub port: PortRef,
+    /// How long it may take.
+    pub timeout_ms: u64,
+    /// The path of a request.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub path: String,
+    /// The method of a request; `GET` when empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub method: String,
+    /// Header fields of a request.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, Vec<String>>,
+    /// The body of a request.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub body: String,
+    /// The service that a gRPC check asks about.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub grpc_service: String,
+}
+
+/// What a check does.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum ProbeKind {
+    /// A request that must be answered with 200 to 299.
+    Http,
+    /// A connection.
+    Tcp,
+    /// gRPC's health protocol.
+    Grpc,
+}
+
+/// A port: its number, or the label by which `NOMAD_PORT_<label>` tells it.
+#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(untagged)]
+#[expect(
+    clippy::exhaustive_enums,
+    reason = "Nomad has no third way to say a port"
+)]
+pub enum PortRef {
+    /// The number in the group's network.
+    Number(u16),
+    /// The label; the number is known when the allocation is placed.
+    Label(String),
+}
+
+// === impl Mode ===
+
+impl Mode {
+    /// All modes.
+    pub const ALL: [Self; 5] = [
+        Self::Cni,
+        Self::Guard,
+        Self::Explicit,
+        Self::HostExclusive,
+        Self::HostUid,
+    ];
+
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cni => "cni",
+            Self::Guard => "guard",
+            Self::Explicit => "explicit",
+            Self::HostExclusive => "host-exclusive",
+            Self::HostUid => "host-uid",
+        }
+    }
+
+    /// Whether the proxy stands in the host's own network, for all that the mode says.
+    pub fn is_host(self) -> bool {
+        matches!(self, Self::HostExclusive | Self::HostUid)
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Mode {
+    type Err = Problem;
+
+    fn from_str(text: &str) -> Result<Self, Problem> {
+        Self::ALL
+            .into_iter()
+            .find(|mode| mode.as_str() == text)
+            .ok_or_else(|| {
+                let expected = "cni, guard, explicit, host-exclusive or host-uid";
+                Problem::new("", text, expected)
+            })
+    }
+}
+
+// === impl PortRef ===
+
+impl fmt::Display for PortRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Label(label) => f.write_str(label),
+        }
+    }
+}
