@@ -118,17 +118,12 @@ pub(crate) fn programs(root: &Path) -> Tools {
     }
     // No package has it.
     let nomad = env::var_os("NOMAD_BIN").map(PathBuf::from);
-    match nomad
-        .filter(|path| path.is_file())
-        .or_else(|| find("nomad"))
-    {
-        Some(path) => {
-            tools.found.insert("nomad".to_owned(), path);
-        }
-        None => {
-            let why = "set NOMAD_BIN to the binary of a Nomad 1.8 or later".to_owned();
-            tools.missing.insert("nomad".to_owned(), why);
-        }
+    let nomad = nomad.filter(|path| path.is_file());
+    if let Some(path) = nomad.or_else(|| find("nomad")) {
+        tools.found.insert("nomad".to_owned(), path);
+    } else {
+        let why = "set NOMAD_BIN to the binary of a Nomad 1.8 or later".to_owned();
+        tools.missing.insert("nomad".to_owned(), why);
     }
     tools
 }

@@ -71,12 +71,15 @@ pub struct Engine {
 
 /// Whether rules may be put into the host's own network namespace.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[expect(clippy::exhaustive_enums, reason = "yes or no")]
+#[expect(clippy::exhaustive_enums, reason = "yes, no, or no question")]
 pub enum HostNetwork {
     /// They may not: they would take the host's own connections, ssh among them.
     Refuse,
     /// They may. Whoever says so has an answer to the question how to get in again.
     DangerouslyAllow,
+    /// The namespace is not the host's, as the caller knows by other means. From inside a container
+    /// with process ids of its own that cannot be seen: process 1 is the container's there.
+    IsNot,
 }
 
 /// What applying a plan did.

@@ -73,6 +73,7 @@ impl Daemon {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "as map_err has it")]
 fn io(error: std::io::Error) -> String {
     format!("dockerd: {error}")
 }

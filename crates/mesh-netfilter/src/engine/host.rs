@@ -49,8 +49,10 @@ impl Engine {
 
     /// An error unless the plan may go into the thread's namespace.
     pub(super) fn admit(&self, plan: &Plan, host: HostNetwork) -> Result<(), EngineError> {
-        if host == HostNetwork::Refuse {
-            return self.namespace.refuse_host();
+        match host {
+            HostNetwork::Refuse => return self.namespace.refuse_host(),
+            HostNetwork::IsNot => return Ok(()),
+            HostNetwork::DangerouslyAllow => {}
         }
         // Whoever allows it where it is not the host's may capture everybody.
         let is_host = self.namespace.refuse_host().is_err();

@@ -145,9 +145,8 @@ impl InjectedGroup {
         );
         if self.facts.image.is_some() {
             // In a container process 1 is the container's own, so the watcher cannot tell the
-            // host's namespace from another, and writes to none. What differs then stays: the
-            // sidecar is not ready while it does, and the guard lets nothing out.
-            unit.command.push("--no-repair".to_owned());
+            // host's namespace from another; the engine has, when it set the rules.
+            unit.command.push("--not-host-network".to_owned());
         }
         unit.capabilities = [Capability::NetAdmin].into();
         let policy = json(&files.policy(), policy)?;

@@ -6,9 +6,6 @@ use mesh_tests::call::{Call, Load};
 
 use crate::e2e::world::{Step, World, ensure, eventually};
 
-/// Where the Mixer's metrics are, on the host's own address.
-const METRICS: &str = "http://10.213.0.1:15014/metrics";
-
 pub(crate) async fn rows(world: &World) {
     let result = counts(world).await;
     world.record(
@@ -18,10 +15,10 @@ pub(crate) async fn rows(world: &World) {
 }
 
 /// What a reporter counted between two accounts for a service.
-async fn counted(reporter: &str, from: &str, to: &str) -> Step<u64> {
-    let outcome = mesh_tests::call::once(Call::get(METRICS)).await;
+async fn counted(metrics: &str, reporter: &str, from: &str, to: &str) -> Step<u64> {
+    let outcome = mesh_tests::call::once(Call::get(metrics)).await;
     let text = outcome.body.as_str().unwrap_or_default().to_owned();
-    ensure(outcome.status == 200, || format!("{METRICS}: {outcome:?}"))?;
+    ensure(outcome.status == 200, || format!("{metrics}: {outcome:?}"))?;
     let spiffe = |account: &str| format!("\"spiffe://cluster.local/ns/default/sa/{account}\"");
     let wanted = [
         format!("reporter=\"{reporter}\""),
@@ -48,7 +45,7 @@ async fn counts(world: &World) -> Step<String> {
 /// A thousand requests from one account to another, counted by the client and by both sidecars.
 async fn pair(world: &World, client: &str, from: &str, to: &str) -> Step<String> {
     // What was sent before may still be in a sidecar's buffer: wait until the counts rest.
-    let before = rest(from, to, None).await?;
+    let before = rest(world, from, to, None).await?;
     let load = Load {
         call: Call::get(&format!("http://{to}:9080/only")),
         requests: Some(1000),
@@ -60,7 +57,7 @@ async fn pair(world: &World, client: &str, from: &str, to: &str) -> Step<String>
     ensure(report.failed() == 0 && report.requests == 1000, || {
         format!("{report:?}")
     })?;
-    let after = rest(from, to, Some(before)).await?;
+    let after = rest(world, from, to, Some(before)).await?;
     let moved = |index: usize| Some(after.get(index)? - before.get(index)?);
     let (source, destination) = (moved(0), moved(1));
     ensure(source == Some(1000) && destination == Some(1000), || {
@@ -72,11 +69,14 @@ async fn pair(world: &World, client: &str, from: &str, to: &str) -> Step<String>
 }
 
 /// The counts of source and destination, once both are beyond `before` and nothing comes any more.
-async fn rest(from: &str, to: &str, before: Option<[u64; 2]>) -> Step<[u64; 2]> {
+async fn rest(world: &World, from: &str, to: &str, before: Option<[u64; 2]>) -> Step<[u64; 2]> {
+    // The Mixer's own metrics, which have no sidecar.
+    let metrics = world.outside().await?;
+    let metrics = metrics.first().ok_or("the Mixer has no address")?;
     let look = || async {
         Ok::<_, String>([
-            counted("source", from, to).await?,
-            counted("destination", from, to).await?,
+            counted(metrics, "source", from, to).await?,
+            counted(metrics, "destination", from, to).await?,
         ])
     };
     let same = || async {

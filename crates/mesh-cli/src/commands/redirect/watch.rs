@@ -39,6 +39,10 @@ pub(super) struct Args {
     /// Repair even if the network namespace is the host's own.
     #[arg(long)]
     allow_host_network: bool,
+    /// Repair: the network namespace is not the host's own, although process 1 is in it, as in a
+    /// container with process ids of its own.
+    #[arg(long, conflicts_with = "allow_host_network")]
+    not_host_network: bool,
 }
 
 impl Run for Args {
@@ -63,10 +67,10 @@ impl Run for Args {
             } else {
                 Repair::On
             },
-            host: if self.allow_host_network {
-                HostNetwork::DangerouslyAllow
-            } else {
-                HostNetwork::Refuse
+            host: match (self.allow_host_network, self.not_host_network) {
+                (true, _) => HostNetwork::DangerouslyAllow,
+                (false, true) => HostNetwork::IsNot,
+                (false, false) => HostNetwork::Refuse,
             },
         };
         let mut previous: Option<Verdict> = None;

@@ -1,3 +1,5 @@
+//! What joining a machine changes, for each kind of machine.
+
 use mesh_model::{Protocol, WorkloadPort, WorkloadService};
 use mesh_netfilter::{Content, Decision, Facts, InterfaceName, Owner, Packet};
 
