@@ -36,6 +36,15 @@ pub(crate) struct Ground {
 // === impl SidecarArgs ===
 
 impl SidecarArgs {
+    /// An error if the machine lacks what sidecars of an engine run; asked before anything is made.
+    pub(crate) fn check(&self, kind: Kind) -> Result<(), Failure> {
+        match kind {
+            Kind::Process => image::program("envoy", self.envoy.as_deref()).map(drop),
+            // All is in an image.
+            Kind::Docker => Ok(()),
+        }
+    }
+
     /// What sidecars of an engine are made of.
     ///
     /// # Errors

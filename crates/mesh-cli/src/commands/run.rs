@@ -54,7 +54,10 @@ pub(crate) async fn run(args: &Args) -> Outcome {
         env::current_dir().map_err(|error| Failure::doing("looking where we are", &error))?;
     let mut application = args.description.application(&directory, args.detach)?;
     ground::check()?;
-    let engine = engine::open(&args.engine, &args.connection.home.home).await?;
+    let home = &args.connection.home.home;
+    let record = args.engine.decide(home)?;
+    args.sidecar.check(record.engine)?;
+    let engine = engine::open_recorded(&record, home).await?;
     image::settle(&engine, &mut application, args.description.has_user()).await?;
     let ground = args.sidecar.ground(&engine).await?;
     replace::make_room(&*engine, &application, args.replace).await?;
