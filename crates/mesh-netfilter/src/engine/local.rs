@@ -38,25 +38,16 @@ pub(super) fn of(local: &LocalState) -> Vec<Entry> {
     routes.chain(rules).chain(addresses).collect()
 }
 
-/// Adds what is not there yet. Of IPv6 nothing is added where the namespace has none: then there
-/// is nothing that could go astray either, and verifying asks again.
-///
-/// Gives whether there may be something of ours that is not `wanted`.
+/// Adds what is not there yet. Gives whether there may be something of ours that is not `wanted`.
 pub(super) fn add(wanted: &[Entry]) -> Result<bool, EngineError> {
     if wanted.is_empty() {
         return Ok(true);
     }
     let socket = open()?;
-    let has_v6 = has_v6();
     let found = listed(&socket)?;
-    for entry in wanted {
-        let is_there = found.iter().any(|listed| listed.0 == *entry);
-        if !is_there && (has_v6 || entry.family() == Family::V4) {
-            socket.add(entry).map_err(|source| EngineError::Local {
-                what: entry.describe(),
-                source,
-            })?;
-        }
+    let is_there = |entry: &Entry| found.iter().any(|listed| listed.0 == *entry);
+    for entry in wanted.iter().filter(|entry| !is_there(entry)) {
+        put(&socket, entry)?;
     }
     let is_left = |(entry, is_ours): &(Entry, bool)| *is_ours && !wanted.contains(entry);
     Ok(found.iter().any(is_left))
@@ -68,16 +59,19 @@ pub(super) fn add_first(wanted: &[Entry]) -> Result<(), EngineError> {
         return Ok(());
     }
     let socket = open()?;
-    for entry in wanted {
-        match socket.add(entry) {
-            Err(_) if entry.family() == Family::V6 && !has_v6() => {}
-            result => result.map_err(|source| EngineError::Local {
-                what: entry.describe(),
-                source,
-            })?,
-        }
+    wanted.iter().try_for_each(|entry| put(&socket, entry))
+}
+
+/// What the kernel refuses of IPv6 is no error where the namespace has none: then there is nothing
+/// that could go astray either, and verifying asks again.
+fn put(socket: &RouteSocket, entry: &Entry) -> Result<(), EngineError> {
+    match socket.add(entry) {
+        Err(_) if entry.family() == Family::V6 && !has_v6() => Ok(()),
+        result => result.map_err(|source| EngineError::Local {
+            what: entry.describe(),
+            source,
+        }),
     }
-    Ok(())
 }
 
 /// Removes what is ours and not `wanted`.
