@@ -203,6 +203,14 @@ pub enum RuntimeError {
 }
 
 impl RuntimeError {
+    /// Makes an error of what is wrong with something that has a name.
+    pub(crate) fn invalid(kind: &'static str, name: &Name) -> impl FnOnce(Problems) -> Self {
+        move |problems| Self::Invalid {
+            subject: format!("{kind} `{name}`"),
+            problems,
+        }
+    }
+
     /// What the operator can do about it, where that is known.
     pub fn hint(&self) -> Option<&'static str> {
         match self {

@@ -92,10 +92,7 @@ pub(crate) async fn start_units(
     units: &[UnitSpec],
     limit: Duration,
 ) -> Result<(), RuntimeError> {
-    let ordered = order(units).map_err(|problems| RuntimeError::Invalid {
-        subject: format!("group `{group}`"),
-        problems,
-    })?;
+    let ordered = order(units).map_err(RuntimeError::invalid("group", group))?;
     for unit in ordered {
         for dependency in &unit.after {
             await_condition(

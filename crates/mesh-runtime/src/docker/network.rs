@@ -11,12 +11,8 @@ impl Engine {
         &self,
         spec: &NetworkSpec,
     ) -> Result<Creation, RuntimeError> {
-        spec.check()
-            .into_result(())
-            .map_err(|problems| RuntimeError::Invalid {
-                subject: format!("network `{}`", spec.name),
-                problems,
-            })?;
+        let sound = spec.check().into_result(());
+        sound.map_err(RuntimeError::invalid("network", &spec.name))?;
         if let Some(there) = self.find_network(&spec.name).await? {
             return same(&there, spec);
         }

@@ -48,12 +48,8 @@ impl Engine {
         group: &Name,
         spec: &UnitSpec,
     ) -> Result<Creation, RuntimeError> {
-        spec.check()
-            .into_result(())
-            .map_err(|problems| RuntimeError::Invalid {
-                subject: format!("unit `{}`", spec.name),
-                problems,
-            })?;
+        let sound = spec.check().into_result(());
+        sound.map_err(RuntimeError::invalid("unit", &spec.name))?;
         let image = self.image_of(spec)?;
         let owner = self.owner_of(group).await?;
         let directory = &owner.group.directory;

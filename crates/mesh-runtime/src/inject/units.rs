@@ -117,10 +117,7 @@ impl InjectedGroup {
         let files = SidecarFiles::below(place.directory);
         let config = self
             .sidecar_config(place)
-            .map_err(|problems| RuntimeError::Invalid {
-                subject: format!("group `{}`", self.group.name),
-                problems,
-            })?;
+            .map_err(RuntimeError::invalid("group", &self.group.name))?;
         let policy = self.policy.as_ref();
         let rules = policy
             .map(|policy| self.rules(policy, &files))

@@ -67,10 +67,8 @@ pub(crate) fn choose(
             "an address of a host in `{}`, not the gateway's",
             network.v4
         );
-        RuntimeError::Invalid {
-            subject: format!("group `{}`", group.name),
-            problems: Problem::new("address", address.to_string(), expected).into(),
-        }
+        let problem = Problem::new("address", address.to_string(), expected);
+        RuntimeError::invalid("group", &group.name)(problem.into())
     })?;
     if taken.contains(&number) {
         return Err(RuntimeError::InUse {

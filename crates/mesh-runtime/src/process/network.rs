@@ -11,12 +11,8 @@ use crate::{Attachment, Creation, Name, NetworkSpec, Removal, RuntimeError};
 
 impl Engine {
     pub(super) fn create_network(&self, spec: &NetworkSpec) -> Result<Creation, RuntimeError> {
-        spec.check()
-            .into_result(())
-            .map_err(|problems| RuntimeError::Invalid {
-                subject: format!("network `{}`", spec.name),
-                problems,
-            })?;
+        let sound = spec.check().into_result(());
+        sound.map_err(RuntimeError::invalid("network", &spec.name))?;
         let _lock = self.layout.lock()?;
         record::make_directory(&self.layout.networks())?;
         let path = self.layout.network(&spec.name);

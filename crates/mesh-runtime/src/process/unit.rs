@@ -149,12 +149,8 @@ impl Engine {
         group: &Name,
         spec: &UnitSpec,
     ) -> Result<Creation, RuntimeError> {
-        spec.check()
-            .into_result(())
-            .map_err(|problems| RuntimeError::Invalid {
-                subject: format!("unit `{}`", spec.name),
-                problems,
-            })?;
+        let sound = spec.check().into_result(());
+        sound.map_err(RuntimeError::invalid("unit", &spec.name))?;
         if !spec.mounts.is_empty() {
             return Err(RuntimeError::Unsupported {
                 engine: "process",
@@ -272,6 +268,18 @@ impl Engine {
         })
     }
 
+    /// The process of a unit that runs.
+    fn pid_of(&self, group: &Name, unit: &Name) -> Result<u32, RuntimeError> {
+        match self.status(group, unit)?.state {
+            UnitState::Running { pid } => Ok(pid),
+            state => Err(RuntimeError::Ended {
+                group: group.clone(),
+                unit: unit.clone(),
+                state,
+            }),
+        }
+    }
+
     pub(super) fn exec(
         &self,
         group: &Name,
@@ -279,14 +287,7 @@ impl Engine {
         command: &[String],
     ) -> Result<ExecOutput, RuntimeError> {
         let record = self.unit_record(group, unit)?;
-        let status = self.status(group, unit)?;
-        let UnitState::Running { pid } = status.state else {
-            return Err(RuntimeError::Ended {
-                group: group.clone(),
-                unit: unit.clone(),
-                state: status.state,
-            });
-        };
+        let pid = self.pid_of(group, unit)?;
         let work = || {
             mountns::enter_that_of(pid)?;
             let cgroup = record.cgroup.as_deref();
@@ -305,14 +306,7 @@ impl Engine {
 
     pub(super) fn stats(&self, group: &Name, unit: &Name) -> Result<UnitStats, RuntimeError> {
         let record = self.unit_record(group, unit)?;
-        let status = self.status(group, unit)?;
-        let UnitState::Running { pid } = status.state else {
-            return Err(RuntimeError::Ended {
-                group: group.clone(),
-                unit: unit.clone(),
-                state: status.state,
-            });
-        };
+        let pid = self.pid_of(group, unit)?;
         let failed = |error| RuntimeError::system(format!("measure unit `{unit}`"), error);
         let processes = match &record.cgroup {
             Some(cgroup) => cgroup::processes(cgroup).map_err(failed)?,
