@@ -6,10 +6,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use kube::Client;
-use mesh_runtime::{Application, DockerEngine, JoinToken, MeshFacts, Name, NetworkSpec, Resolver};
+use mesh_runtime::{
+    Application, DockerEngine, InjectedGroup, JoinToken, MeshFacts, Name, NetworkSpec, Resolver,
+    inject,
+};
 
 use crate::engine::{self, Engine, Kind};
-use crate::exit::{Failure, UNSUPPORTED};
+use crate::exit::{Failure, UNSUPPORTED, USAGE};
 use crate::{image, join};
 
 /// What flags say of sidecars.
@@ -36,12 +39,15 @@ pub(crate) struct Ground {
 // === impl SidecarArgs ===
 
 impl SidecarArgs {
-    /// An error if the machine lacks what sidecars of an engine run; asked before anything is made.
-    pub(crate) fn check(&self, kind: Kind) -> Result<(), Failure> {
+    /// The program of the machine that sidecars of an engine run; none if all is in an image.
+    ///
+    /// # Errors
+    ///
+    /// When it is missing. Looking for it makes nothing, so it is asked for first.
+    pub(crate) fn envoy(&self, kind: Kind) -> Result<Option<PathBuf>, Failure> {
         match kind {
-            Kind::Process => image::program("envoy", self.envoy.as_deref()).map(drop),
-            // All is in an image.
-            Kind::Docker => Ok(()),
+            Kind::Process => image::program("envoy", self.envoy.as_deref()).map(Some),
+            Kind::Docker => Ok(None),
         }
     }
 
@@ -49,8 +55,12 @@ impl SidecarArgs {
     ///
     /// # Errors
     ///
-    /// When Envoy, the image or the network is missing.
-    pub(crate) async fn ground(&self, engine: &Engine) -> Result<Ground, Failure> {
+    /// When the image or the network is missing.
+    pub(crate) async fn ground(
+        &self,
+        engine: &Engine,
+        envoy: Option<PathBuf>,
+    ) -> Result<Ground, Failure> {
         let kind = match engine {
             Engine::Process(_) => Kind::Process,
             Engine::Docker(_) => Kind::Docker,
@@ -60,7 +70,7 @@ impl SidecarArgs {
             engine::failed(&error).with_hint("`mesh up` makes the network of the workloads")
         })?;
         match engine {
-            Engine::Process(_) => self.on_processes(&network),
+            Engine::Process(_) => on_processes(&network, envoy),
             Engine::Docker(docker) => self.on_docker(docker, network).await,
         }
     }
@@ -86,26 +96,28 @@ impl SidecarArgs {
             resolver: Resolver::Docker,
         })
     }
-
-    fn on_processes(&self, network: &NetworkSpec) -> Result<Ground, Failure> {
-        let (v4, v6) = network.gateways();
-        let conf = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
-        Ok(Ground {
-            image: None,
-            mesh: engine::program()?,
-            envoy: Some(image::program("envoy", self.envoy.as_deref())?),
-            network: network.name.clone(),
-            resolver: Resolver::Servers {
-                seen: vec![v4.into(), v6.into()],
-                upstream: name_servers(&conf),
-            },
-        })
-    }
 }
 
 // === impl Ground ===
 
 impl Ground {
+    /// The application with its sidecar, and a token by which that joins.
+    ///
+    /// # Errors
+    ///
+    /// What the API says, and everything that is wrong with the application.
+    pub(crate) async fn inject(
+        &self,
+        client: &Client,
+        application: &Application,
+    ) -> Result<(InjectedGroup, JoinToken), Failure> {
+        let facts = self.facts(join::facts(client).await?);
+        let token = token(client, application).await?;
+        let injected = inject(application, &facts)
+            .map_err(|problems| Failure::new(problems.to_string()).with_code(USAGE))?;
+        Ok((injected, token))
+    }
+
     /// With what the mesh says of itself.
     pub(crate) fn facts(&self, found: join::Facts) -> MeshFacts {
         MeshFacts {
@@ -122,6 +134,22 @@ impl Ground {
             certificate_ttl_seconds: None,
         }
     }
+}
+
+/// With processes, all is the machine's own.
+fn on_processes(network: &NetworkSpec, envoy: Option<PathBuf>) -> Result<Ground, Failure> {
+    let (v4, v6) = network.gateways();
+    let conf = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+    Ok(Ground {
+        image: None,
+        mesh: engine::program()?,
+        envoy,
+        network: network.name.clone(),
+        resolver: Resolver::Servers {
+            seen: vec![v4.into(), v6.into()],
+            upstream: name_servers(&conf),
+        },
+    })
 }
 
 /// A token for the application's account, which is made where it is missing.

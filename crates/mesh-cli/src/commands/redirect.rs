@@ -22,7 +22,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 pub(in crate::commands) use self::place::duration;
-pub(in crate::commands) use self::watch::{judge, write as write_verdict};
+pub(in crate::commands) use self::watch::{judge, now, write as write_verdict};
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use mesh_netfilter::EngineError;

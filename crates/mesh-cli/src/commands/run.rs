@@ -12,16 +12,16 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use mesh_runtime::inject::APP_UNIT;
 use mesh_runtime::{
-    Creation, EnrolError, Exit, LogOptions, Name, Runtime, RuntimeError, UnitState, enrol, inject,
+    Creation, EnrolError, Exit, LogOptions, Name, Runtime, RuntimeError, UnitState, enrol,
 };
 
 use self::application::Description;
 pub(crate) use self::application::Part;
 pub(in crate::commands) use self::application::{PortArgument, pair, unique};
 use crate::connect::Connection;
-use crate::exit::{FAILURE, Failure, OK, Outcome, REFUSED, USAGE};
-use crate::sidecar::{self, SidecarArgs};
-use crate::{engine, ground, join};
+use crate::exit::{FAILURE, Failure, OK, Outcome, REFUSED};
+use crate::sidecar::SidecarArgs;
+use crate::{engine, ground};
 
 /// Run an application with its sidecar.
 ///
@@ -56,16 +56,13 @@ pub(crate) async fn run(args: &Args) -> Outcome {
     ground::check()?;
     let home = &args.connection.home.home;
     let record = args.engine.decide(home)?;
-    args.sidecar.check(record.engine)?;
+    let envoy = args.sidecar.envoy(record.engine)?;
     let engine = engine::open_recorded(&record, home).await?;
     image::settle(&engine, &mut application, args.description.has_user()).await?;
-    let ground = args.sidecar.ground(&engine).await?;
+    let ground = args.sidecar.ground(&engine, envoy).await?;
     replace::make_room(&*engine, &application, args.replace).await?;
     let client = args.connection.client().await?;
-    let facts = ground.facts(join::facts(&client).await?);
-    let token = sidecar::token(&client, &application).await?;
-    let injected = inject(&application, &facts)
-        .map_err(|problems| Failure::new(problems.to_string()).with_code(USAGE))?;
+    let (injected, token) = ground.inject(&client, &application).await?;
     let limit = Duration::from_secs(args.timeout);
     let enrolled = enrol(&*engine, &injected, &token, limit)
         .await

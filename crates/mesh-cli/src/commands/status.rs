@@ -4,8 +4,8 @@ mod view;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::commands::redirect::now;
 use crate::connect::Home;
 use crate::engine;
 use crate::exit::{DRIFT, Failure, OK, Outcome};
@@ -49,9 +49,7 @@ pub(crate) async fn run(args: &Args) -> Outcome {
         return Ok(OK.into());
     }
     print_groups(&status);
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = since.map_or(0, |since| since.as_secs());
-    for line in status.repaired(now).iter().chain(&wrong) {
+    for line in status.repaired(now()).iter().chain(&wrong) {
         println!("{line}");
     }
     Ok(ExitCode::from(if wrong.is_empty() { OK } else { DRIFT }))

@@ -12,6 +12,7 @@ use mesh_nomad::sidecar::{Allocation, ControlPlane, PortRef, Probe, ProbeKind, R
 use tracing::{info, warn};
 
 use crate::exit::Failure;
+use crate::sidecar::name_servers;
 
 /// The agent of the allocation in whose task this program runs.
 pub(super) async fn agent(file: &Path) -> Result<Agent, Failure> {
@@ -154,14 +155,9 @@ fn app_probe(probe: &Probe, allocation: &Allocation) -> Option<AppProbe> {
 /// The machine's own name servers.
 fn upstream_dns(file: &Path) -> Vec<SocketAddr> {
     let text = std::fs::read_to_string(file).unwrap_or_default();
-    let servers = text
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("nameserver"));
+    let mut servers = name_servers(&text);
+    servers.retain(|server| !server.ip().is_unspecified());
     servers
-        .filter_map(|server| server.trim().parse::<IpAddr>().ok())
-        .filter(|server| !server.is_unspecified())
-        .map(|server| SocketAddr::from((server, 53)))
-        .collect()
 }
 
 /// How long to wait before the catalogue is asked again.

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use mesh_runtime::{Creation, Runner, enrol, inject};
+use mesh_runtime::{Creation, Runner, enrol};
 
 use super::{Socket, network};
 use crate::commands::run::{Part, not_enrolled};
 use crate::connect::Connection;
 use crate::engine::Kind;
-use crate::exit::{Failure, OK, Outcome, USAGE};
-use crate::sidecar::{self, SidecarArgs};
-use crate::{engine, ground, join};
+use crate::exit::{OK, Outcome};
+use crate::sidecar::SidecarArgs;
+use crate::{engine, ground};
 
 /// Make a network with rules and a ready sidecar in it, for a container to join from its first
 /// instruction on.
@@ -41,10 +41,7 @@ pub(super) async fn run(args: &Args) -> Outcome {
     let network = network(&engine, engine::network(Kind::Docker, None, None)).await?;
     let ground = args.sidecar.on_docker(&engine, network).await?;
     let client = args.connection.client().await?;
-    let facts = ground.facts(join::facts(&client).await?);
-    let token = sidecar::token(&client, &application).await?;
-    let injected = inject(&application, &facts)
-        .map_err(|problems| Failure::new(problems.to_string()).with_code(USAGE))?;
+    let (injected, token) = ground.inject(&client, &application).await?;
     let limit = Duration::from_secs(args.timeout);
     let enrolled = enrol(&engine, &injected, &token, limit)
         .await

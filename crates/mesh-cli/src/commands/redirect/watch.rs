@@ -178,7 +178,7 @@ pub(in crate::commands) fn write(path: &Path, verdict: &Verdict) -> io::Result<(
 }
 
 /// Seconds since the Unix epoch; a clock before that reads as 0.
-fn now() -> u64 {
+pub(in crate::commands) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
 }

@@ -241,6 +241,24 @@ impl FromStr for Volume {
 }
 
 #[cfg(test)]
+pub(super) mod testing {
+    //! Applications for tests.
+
+    use super::Application;
+
+    /// `web` of `default`, which runs this command.
+    pub(in crate::commands::run) fn application(command: &[&str]) -> Application {
+        let command: Vec<_> = command.iter().map(|word| (*word).to_owned()).collect();
+        Application::new(
+            "default".parse().unwrap(),
+            "web".parse().unwrap(),
+            "default".parse().unwrap(),
+            &command,
+        )
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -99,16 +99,7 @@ fn user(text: &str) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn application(command: &[&str]) -> Application {
-        let command: Vec<_> = command.iter().map(|word| (*word).to_owned()).collect();
-        Application::new(
-            "default".parse().unwrap(),
-            "web".parse().unwrap(),
-            "default".parse().unwrap(),
-            &command,
-        )
-    }
+    use crate::commands::run::application::testing::application;
 
     fn facts(user: &str, command: &[&str]) -> ImageFacts {
         let mut facts = ImageFacts::default();

@@ -90,16 +90,7 @@ fn differences(before: &UnitSpec, now: &Application) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn application(command: &[&str]) -> Application {
-        let command: Vec<_> = command.iter().map(|word| (*word).to_owned()).collect();
-        Application::new(
-            "default".parse().unwrap(),
-            "web".parse().unwrap(),
-            "default".parse().unwrap(),
-            &command,
-        )
-    }
+    use crate::commands::run::application::testing::application;
 
     fn unit(application: &Application) -> UnitSpec {
         let mut unit = UnitSpec::new("app".parse().unwrap(), &application.command);

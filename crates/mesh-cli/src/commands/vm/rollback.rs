@@ -6,7 +6,7 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use mesh_netfilter::{HostNetwork, Policy, Repair, Verdict, WatchOptions};
 
@@ -15,7 +15,7 @@ use super::leave::{self, Parting};
 use super::plan::{POLICY, VERDICT};
 use super::record::{Deadline, Lock, Record, State};
 use super::rules;
-use crate::commands::redirect::{failure, judge, write_verdict};
+use crate::commands::redirect::{failure, judge, now, write_verdict};
 use crate::exit::{Failure, OK, Outcome};
 use crate::ground;
 
@@ -110,9 +110,7 @@ fn watch(root: &Root, deadline: &Deadline) -> Result<(), Failure> {
                 return ControlFlow::Break(());
             }
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.map_or(0, |now| now.as_secs());
-        let verdict = judge(look, previous.as_ref(), now);
+        let verdict = judge(look, previous.as_ref(), now());
         if let Err(error) = write_verdict(&file, &verdict) {
             ended = Err(Failure::doing(
                 format!("writing {}", file.display()),
