@@ -107,7 +107,7 @@ fn preflight(root: &Path, ground: Ground) -> Result<Tools, Failure> {
     ];
     let more: &[&str] = match ground {
         Ground::Process => &[],
-        Ground::Docker => &["dockerd", "etcd"],
+        Ground::Docker => &["dockerd", "etcd", "etcdctl"],
     };
     for program in always.iter().chain(more) {
         tools.need(program)?;
@@ -166,7 +166,7 @@ fn prepare(root: &Path, tools: &Tools, ground: Ground) -> Result<PathBuf, Failur
 fn links(ground: Ground) -> Vec<&'static str> {
     let mut names = vec!["envoy", "redis-server", "kubectl", "ip", "tcpdump"];
     if ground == Ground::Docker {
-        names.push("etcd");
+        names.extend(["etcd", "etcdctl"]);
     }
     names
 }

@@ -4,12 +4,11 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use mesh_runtime::image::{ImageSpec, RootFs, ThisMachine};
-use mesh_runtime::{DockerEngine, DockerOptions};
-use serde_json::Value;
+use mesh_runtime::{DockerEngine, DockerOptions, NetworkSpec};
 
 use super::daemon::{self, Daemon};
 use super::scenario::addresses;
-use super::world::{Step, World};
+use super::world::{Step, World, ensure};
 use crate::Ground;
 
 /// The image of the sample's programs.
@@ -50,10 +49,10 @@ impl World {
     pub(crate) async fn outside(&self) -> Step<Vec<String>> {
         let addresses = match self.ground() {
             // The host's own, where the roles listen.
-            Ground::Process => vec!["10.213.0.1".parse(), "fd6d:6573:68d5::1".parse()]
-                .into_iter()
-                .collect::<Result<Vec<IpAddr>, _>>()
-                .map_err(|error| error.to_string())?,
+            Ground::Process => {
+                let (v4, v6) = self.network().gateways();
+                vec![v4.into(), v6.into()]
+            }
             Ground::Docker => addresses(self, self.role("mixer").0).await?,
         };
         let url = |address: &IpAddr| match address {
@@ -78,19 +77,45 @@ impl World {
     }
 
     /// The bridge that joins all workloads.
-    pub(crate) async fn bridge(&self) -> Step<String> {
-        if self.ground() == Ground::Process {
-            return Ok("mesh0".to_owned());
+    pub(crate) fn bridge(&self) -> String {
+        self.network().bridge
+    }
+
+    /// The network of the workloads.
+    fn network(&self) -> NetworkSpec {
+        match self.ground() {
+            Ground::Process => NetworkSpec::mesh(),
+            Ground::Docker => NetworkSpec::istiomesh(),
         }
-        let text = self
-            .says("ip", &["-json", "link", "show", "type", "bridge"])
-            .await?
-            .stdout;
-        let links: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-        let names = links.as_array().into_iter().flatten();
-        let mut names = names.filter_map(|link| link.get("ifname")?.as_str());
-        let own = names.find(|name| *name != "docker0");
-        Ok(own.ok_or("there is no bridge of the mesh")?.to_owned())
+    }
+
+    /// Where the objects are kept, in words, once it was seen that they are there.
+    pub(crate) async fn store(&self) -> Step<String> {
+        let file = self.mesh_home().join("store.redb");
+        if self.ground() == Ground::Process {
+            return ensure(file.exists(), || format!("there is no {}", file.display()))
+                .map(|()| "the store is a file".to_owned());
+        }
+        ensure(!file.exists(), || format!("there is {}", file.display()))?;
+        // As etcd has it, past the API: the object that `mesh up` has stored.
+        let address = addresses(self, "etcd").await?;
+        let address = address.iter().find(|address| address.is_ipv4());
+        let address = address.ok_or("etcd has no address")?;
+        let endpoint = format!("--endpoints=http://{address}:2379");
+        let list = ["get", "--prefix", "/registry/", "--keys-only"];
+        let said = self
+            .says("etcdctl", &[&[endpoint.as_str()], &list[..]].concat())
+            .await?;
+        let keys: Vec<_> = said
+            .stdout
+            .lines()
+            .filter(|line| !line.is_empty())
+            .collect();
+        let is_there = |key: &&str| key.contains("peerauthentications/istio-system/default");
+        ensure(keys.iter().any(is_there), || {
+            format!("etcd has no PeerAuthentication: {keys:?} {}", said.stderr)
+        })?;
+        Ok(format!("etcd has {} objects", keys.len()))
     }
 
     async fn build_image(&self) -> Step<()> {

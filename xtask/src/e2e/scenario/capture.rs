@@ -29,7 +29,7 @@ struct Capture {
 impl Capture {
     async fn start(world: &World) -> Step<Self> {
         let file = world.home().join("bridge.pcap");
-        let bridge = world.bridge().await?;
+        let bridge = world.bridge();
         let mut child = Process::new(world.bin("tcpdump"))
             .args(["-i", &bridge, "-U", "-s", "0", "-w"])
             .arg(&file)

@@ -80,8 +80,9 @@ async fn up(world: &World) -> Step<String> {
     ensure(strict == "STRICT", || {
         format!("the mesh-wide mode is `{strict}`, not `STRICT`")
     })?;
+    let store = world.store().await?;
     Ok(format!(
-        "{}; /readyz says {ready}; mesh-wide mutual TLS is {strict}",
+        "{}; /readyz says {ready}; mesh-wide mutual TLS is {strict}; {store}",
         pids.join(", ")
     ))
 }
