@@ -100,15 +100,18 @@ const BENCHES: &[Bench] = &[
 ];
 
 pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<(), Failure> {
-    let tools = provision::programs(root);
+    let is_wanted = |bench: &&Bench| {
+        arguments.names.is_empty() || arguments.names.iter().any(|name| name == bench.name)
+    };
+    let benches: Vec<_> = BENCHES.iter().filter(is_wanted).collect();
+    let mut tools = provision::programs(root);
+    let mut needs = benches.iter().flat_map(|bench| bench.needs);
+    if needs.any(|need| need.program() == Some("envoy")) {
+        tools.get_envoy(root);
+    }
     let mut report = Report::default();
     let mut wrong = Vec::new();
-    for bench in BENCHES {
-        let wanted =
-            arguments.names.is_empty() || arguments.names.iter().any(|name| name == bench.name);
-        if !wanted {
-            continue;
-        }
+    for bench in benches {
         let measured = bench
             .run(root, &tools)
             .and_then(|lines| report.add(bench.name, &lines));

@@ -46,6 +46,19 @@ pub(crate) struct Tools {
 }
 
 impl Tools {
+    /// Looks for Envoy, and gets it where it is not.
+    pub(crate) fn get_envoy(&mut self, root: &Path) {
+        match envoy(root) {
+            Ok(path) => {
+                self.found.insert("envoy".to_owned(), path);
+            }
+            Err(failure) => {
+                let why = format!("{failure}; set ENVOY_BIN to the binary of an Envoy 1.40");
+                self.missing.insert("envoy".to_owned(), why);
+            }
+        }
+    }
+
     /// Every kubectl there is, separated by commas: the one in PATH and Debian's old one.
     pub(crate) fn kubectls(&self) -> Option<String> {
         let paths: Vec<_> = ["kubectl", "kubectl-debian"]
@@ -78,15 +91,7 @@ pub(crate) fn run(root: &Path) -> Tools {
     if let Ok(Some(path)) = debian_kubectl(root) {
         tools.found.insert("kubectl-debian".to_owned(), path);
     }
-    match envoy(root) {
-        Ok(path) => {
-            tools.found.insert("envoy".to_owned(), path);
-        }
-        Err(failure) => {
-            let why = format!("{failure}; set ENVOY_BIN to the binary of an Envoy 1.40");
-            tools.missing.insert("envoy".to_owned(), why);
-        }
-    }
+    tools.get_envoy(root);
     tools
 }
 
