@@ -14,6 +14,7 @@ mod inject;
 mod introspection;
 mod kubeconfig;
 mod logs;
+mod nomad;
 mod proxy_config;
 mod proxy_status;
 pub(crate) mod redirect;
@@ -67,6 +68,8 @@ pub(crate) enum Verb {
     Inject(inject::Args),
     Uninject(uninject::Args),
     #[command(subcommand)]
+    Nomad(nomad::Command),
+    #[command(subcommand)]
     Image(image::Command),
     #[command(subcommand)]
     Token(token::Command),
@@ -103,6 +106,7 @@ pub(crate) fn run(verb: Verb) -> Outcome {
         Verb::Get(args) => wait(get::run(&args)),
         Verb::Delete(args) => wait(delete::run(&args)),
         Verb::Validate(args) => validate::run(&args),
+        Verb::Nomad(command) => wait(nomad::run(command)),
         Verb::Image(command) => wait(image::run(&command)),
         Verb::Inject(args) => inject::run(args),
         Verb::Uninject(args) => uninject::run(&args),

@@ -292,7 +292,7 @@ impl Job {
 }
 
 /// The name of the user on hosts that has the proxy's number.
-const PROXY_USER: &str = "mesh-proxy";
+pub(crate) const PROXY_USER: &str = "mesh-proxy";
 /// The version of what injection writes; not of the mesh.
 const SCHEMA: &str = "1";
 const INJECTED: &str = "mesh.injected";

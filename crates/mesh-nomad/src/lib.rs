@@ -1,6 +1,7 @@
 //! Nomad for a service mesh: a lossless job model, and what is built on it.
 
 pub mod catalogue;
+pub mod check;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod cni;

@@ -20,6 +20,13 @@ pub(crate) struct Args {
     /// The job file; `-` for standard input.
     #[arg(value_name = "FILE|-")]
     file: PathBuf,
+    #[command(flatten)]
+    wishes: Wishes,
+}
+
+/// What injection is told besides the job.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Wishes {
     /// How traffic gets to the sidecar, for groups that do not say: cni, guard, explicit,
     /// host-exclusive, host-uid.
     #[arg(long, default_value = "cni")]
@@ -54,18 +61,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Outcome {
     let text = read(&args.file)?;
     let name = args.file.display();
-    let options = Options {
-        mode: args.mode,
-        trust_domain: args.trust_domain,
-        mesh_namespace: args.mesh_namespace,
-        cni_network: args.cni_network,
-        other_cni_networks: args.other_cni_network.into_iter().collect(),
-        image: args.image,
-        program: args.program,
-        artifacts: args.artifact,
-        allow_connect: args.allow_connect,
-        ..Options::default()
-    };
+    let options = args.wishes.options();
     if is_json(&text) {
         let document = document(&text, &args.file)?;
         let injection = inject(document.job(), &options).map_err(|refusals| refused(&refusals))?;
@@ -86,6 +82,26 @@ pub(crate) fn run(args: Args) -> Outcome {
         print!("{}", injected.text);
     }
     Ok(OK.into())
+}
+
+// === impl Wishes ===
+
+impl Wishes {
+    /// The same as injection takes it.
+    pub(super) fn options(self) -> Options {
+        Options {
+            mode: self.mode,
+            trust_domain: self.trust_domain,
+            mesh_namespace: self.mesh_namespace,
+            cni_network: self.cni_network,
+            other_cni_networks: self.other_cni_network.into_iter().collect(),
+            image: self.image,
+            program: self.program,
+            artifacts: self.artifact,
+            allow_connect: self.allow_connect,
+            ..Options::default()
+        }
+    }
 }
 
 /// Reads a file, or standard input for `-`.
@@ -133,7 +149,7 @@ pub(super) fn refused(refusals: &Refusals) -> Failure {
 }
 
 /// What was done, apart from the file.
-fn tell(report: &Report) {
+pub(super) fn tell(report: &Report) {
     for group in &report.groups {
         match group.mode {
             Some(mode) => eprintln!(
