@@ -2,6 +2,7 @@
 
 mod agent;
 mod apply;
+mod backup;
 mod delete;
 mod docker;
 mod documents;
@@ -18,6 +19,7 @@ mod nomad;
 mod proxy_config;
 mod proxy_status;
 pub(crate) mod redirect;
+mod restore;
 mod rm;
 mod run;
 mod server;
@@ -65,6 +67,8 @@ pub(crate) enum Verb {
     Get(get::Args),
     Delete(delete::Args),
     Validate(validate::Args),
+    Backup(backup::Args),
+    Restore(restore::Args),
     Inject(inject::Args),
     Uninject(uninject::Args),
     #[command(subcommand)]
@@ -106,6 +110,8 @@ pub(crate) fn run(verb: Verb) -> Outcome {
         Verb::Get(args) => wait(get::run(&args)),
         Verb::Delete(args) => wait(delete::run(&args)),
         Verb::Validate(args) => validate::run(&args),
+        Verb::Backup(args) => wait(backup::run(&args)),
+        Verb::Restore(args) => wait(restore::run(&args)),
         Verb::Nomad(command) => wait(nomad::run(command)),
         Verb::Image(command) => wait(image::run(&command)),
         Verb::Inject(args) => inject::run(args),

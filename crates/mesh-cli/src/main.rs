@@ -30,6 +30,7 @@ mod image;
 mod join;
 mod output;
 mod sidecar;
+mod store;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -26,6 +26,7 @@
 mod admission;
 mod authentication;
 mod authorization;
+pub mod backup;
 mod body;
 pub mod bootstrap;
 mod cache;

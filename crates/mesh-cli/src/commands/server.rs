@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use mesh_control::ca::Lifetimes;
 use mesh_control::server::{self, Listen, Roles, ServerConfig};
-use mesh_control::store::{EtcdTls, StoreConfig};
 use mesh_model::TrustDomain;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{Failure, OK, Outcome};
+use crate::store::StoreArgs;
 
 /// Run the control plane: API server, CA, Pilot and Mixer, in one process or apart.
 ///
@@ -54,26 +54,8 @@ pub(crate) struct Args {
     /// Address and port of metrics and readiness, in clear, instead of 15014 at `--listen`.
     #[arg(long, env = "MESH_SERVER_METRICS_LISTEN")]
     metrics_listen: Option<SocketAddr>,
-    /// What the API keeps objects in: a file in `--home`, or an etcd cluster.
-    #[arg(long, env = "MESH_SERVER_STORE", value_enum, default_value_t)]
-    store: Store,
-    /// The members of the etcd cluster, as in `https://10.0.0.1:2379`, joined by commas.
-    #[arg(
-        long,
-        env = "MESH_SERVER_ETCD_ENDPOINTS",
-        value_delimiter = ',',
-        required_if_eq("store", "etcd")
-    )]
-    etcd_endpoints: Vec<String>,
-    /// Certificates of the CA of the etcd members, PEM; needed with `https`.
-    #[arg(long, env = "MESH_SERVER_ETCD_CAFILE", value_name = "FILE")]
-    etcd_cafile: Option<PathBuf>,
-    /// The certificate that etcd asks of its clients, PEM.
-    #[arg(long, env = "MESH_SERVER_ETCD_CERTFILE", value_name = "FILE")]
-    etcd_certfile: Option<PathBuf>,
-    /// The private key of that certificate, PEM.
-    #[arg(long, env = "MESH_SERVER_ETCD_KEYFILE", value_name = "FILE")]
-    etcd_keyfile: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArgs,
     /// How roles without the API in their process reach it; `<role>.kubeconfig` of `--home` if
     /// absent.
     #[arg(long, env = "MESH_SERVER_KUBECONFIG")]
@@ -92,18 +74,6 @@ pub(crate) struct Args {
     max_certificate_ttl: Option<Duration>,
 }
 
-/// What the API keeps objects in.
-#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
-enum Store {
-    /// One file, for one API server.
-    #[default]
-    Redb,
-    /// An etcd cluster, version 3.4 or later.
-    Etcd,
-}
-
-/// The store's file in the home.
-const STORE_FILE: &str = "store.redb";
 /// Shortest life of a certificate unless told otherwise: time enough to notice a CA that is away.
 const MIN_TTL: Duration = Duration::from_secs(10 * 60);
 /// Longest life of a certificate unless told otherwise.
@@ -161,17 +131,7 @@ fn config(args: &Args) -> Result<ServerConfig, Failure> {
         listen: listen.with_api_on_loopback(),
         advertise: args.advertise.clone(),
         api_names: args.api_name.clone(),
-        store: match args.store {
-            Store::Redb => StoreConfig::file(args.home.join(STORE_FILE)),
-            Store::Etcd => StoreConfig::etcd(
-                args.etcd_endpoints.clone(),
-                EtcdTls {
-                    authorities: args.etcd_cafile.clone(),
-                    certificate: args.etcd_certfile.clone(),
-                    key: args.etcd_keyfile.clone(),
-                },
-            ),
-        },
+        store: args.store.config(&args.home),
         kubeconfig: args.kubeconfig.clone(),
         trust_domain: args.trust_domain.clone(),
         lifetimes,
@@ -207,6 +167,7 @@ mod tests {
 
     use clap::{CommandFactory as _, Parser as _};
     use mesh_control::server::Role;
+    use mesh_control::store::{EtcdTls, StoreConfig};
 
     use super::*;
 

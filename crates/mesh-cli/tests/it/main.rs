@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod backup;
+
 use std::io::Read as _;
 use std::process::{Command, Output, Stdio};
 

@@ -451,7 +451,7 @@ fn set_revision(object: &mut Value, revision: Revision) {
 }
 
 /// What is stored: the preferred version, without the revision, which the store keeps itself.
-fn bytes_of(object: &Value, kind: Kind) -> Bytes {
+pub(crate) fn bytes_of(object: &Value, kind: Kind) -> Bytes {
     let mut object = object.clone();
     set_version(&mut object, kind, kind.version());
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
