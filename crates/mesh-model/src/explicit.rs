@@ -10,7 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::sidecar::FORWARD_PROXY_PORT;
-use crate::{Host, Namespace, Problem, Problems, WorkloadService};
+use crate::{Host, Namespace, Problem, Problems, WorkloadPort, WorkloadService};
 
 /// How the traffic of an application comes to its sidecar.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
@@ -21,6 +21,8 @@ pub enum Mode {
     Transparent,
     /// By the application itself, which is told where its sidecar listens; no rule is set.
     Explicit,
+    /// From outside the mesh: it is a gateway, which has no application.
+    Gateway,
 }
 
 /// What the sidecar of an explicit workload listens at.
@@ -221,7 +223,7 @@ impl FromStr for DeclaredUpstream {
 /// The application's own ports.
 fn targets(services: &[WorkloadService]) -> impl Iterator<Item = u16> {
     let ports = services.iter().flat_map(|service| &service.ports);
-    ports.map(|port| port.target)
+    ports.map(WorkloadPort::own)
 }
 
 /// Whether a port cannot be given away, because each sidecar has something there, or is none.

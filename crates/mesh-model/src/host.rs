@@ -105,6 +105,13 @@ impl HostPattern {
     }
 }
 
+impl std::fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let star = if self.is_ending { "*" } else { "" };
+        write!(f, "{star}{}", self.text)
+    }
+}
+
 /// The more exact is the greater: one host before endings, longer endings before shorter ones.
 impl Ord for HostPattern {
     fn cmp(&self, other: &Self) -> Ordering {

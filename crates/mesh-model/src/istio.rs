@@ -6,6 +6,7 @@
 pub mod authorization_policy;
 pub mod destination_rule;
 pub mod duration;
+pub mod gateway;
 pub mod peer_authentication;
 #[cfg(feature = "schema")]
 pub mod schema;
@@ -24,6 +25,7 @@ pub use authorization_policy::AuthorizationPolicy;
 pub use check::{Checked, check};
 pub use destination_rule::DestinationRule;
 pub use duration::Duration;
+pub use gateway::Gateway;
 pub use peer_authentication::PeerAuthentication;
 pub use service_entry::ServiceEntry;
 pub use shared::{Matcher, Percent, PortSelector, StringMatch, WorkloadSelector};
@@ -42,6 +44,8 @@ pub enum IstioKind {
     VirtualService,
     /// [`DestinationRule`].
     DestinationRule,
+    /// [`Gateway`].
+    Gateway,
     /// [`ServiceEntry`].
     ServiceEntry,
     /// [`WorkloadEntry`].
@@ -61,6 +65,8 @@ pub enum IstioObject {
     VirtualService(Object<VirtualService>),
     /// A [`DestinationRule`].
     DestinationRule(Box<Object<DestinationRule>>),
+    /// A [`Gateway`].
+    Gateway(Object<Gateway>),
     /// A [`ServiceEntry`].
     ServiceEntry(Object<ServiceEntry>),
     /// A [`WorkloadEntry`].
@@ -75,9 +81,10 @@ pub enum IstioObject {
 
 impl IstioKind {
     /// Every one of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::VirtualService,
         Self::DestinationRule,
+        Self::Gateway,
         Self::ServiceEntry,
         Self::WorkloadEntry,
         Self::PeerAuthentication,
@@ -89,6 +96,7 @@ impl IstioKind {
         match self {
             Self::VirtualService => "VirtualService",
             Self::DestinationRule => "DestinationRule",
+            Self::Gateway => "Gateway",
             Self::ServiceEntry => "ServiceEntry",
             Self::WorkloadEntry => "WorkloadEntry",
             Self::PeerAuthentication => "PeerAuthentication",
@@ -127,6 +135,7 @@ impl IstioObject {
         match self {
             Self::VirtualService(_) => IstioKind::VirtualService,
             Self::DestinationRule(_) => IstioKind::DestinationRule,
+            Self::Gateway(_) => IstioKind::Gateway,
             Self::ServiceEntry(_) => IstioKind::ServiceEntry,
             Self::WorkloadEntry(_) => IstioKind::WorkloadEntry,
             Self::PeerAuthentication(_) => IstioKind::PeerAuthentication,
@@ -139,6 +148,7 @@ impl IstioObject {
         match self {
             Self::VirtualService(object) => &object.metadata,
             Self::DestinationRule(object) => &object.metadata,
+            Self::Gateway(object) => &object.metadata,
             Self::ServiceEntry(object) => &object.metadata,
             Self::WorkloadEntry(object) => &object.metadata,
             Self::PeerAuthentication(object) => &object.metadata,

@@ -13,7 +13,7 @@
 //!
 //! Input becomes values of these types at the edge, once: names by `FromStr`, a workload by
 //! [`Workload::validate`], an object of Istio's by [`istio::check`], which says everything that is
-//! wrong with it at once. Decisions take such values and say why: [`route`] where a request goes,
+//! wrong with it at once. Decisions take such values and say why: [`route`] where a request goes, [`gateway`] what is served to the outside,
 //! [`destination`] how a host is reached, [`authorization`] who may call, [`mutual_tls`] who may
 //! call in plaintext, [`virtual_address`] what names resolve to.
 //!
@@ -22,6 +22,7 @@
 pub mod authorization;
 pub mod destination;
 pub mod explicit;
+pub mod gateway;
 pub mod host;
 pub mod identity;
 pub mod istio;
@@ -51,7 +52,7 @@ pub use problem::{Problem, Problems};
 pub use request::HttpRequest;
 pub use service::{Endpoint, Protocol, Service, ServicePort};
 pub use sidecar::SidecarConfig;
-pub use workload::{Health, Workload, WorkloadPort, WorkloadService};
+pub use workload::{Capture, Health, Sidecar, Workload, WorkloadPort, WorkloadService};
 
 /// The examples of the README.
 #[cfg(doctest)]

@@ -11,10 +11,10 @@ use serde::Serialize;
 use crate::host::{HostPattern, canonical, is_exported};
 use crate::istio::virtual_service::{
     Destination, DirectResponse, Fault, Headers, HttpMatch, HttpRoute, L4Match, Redirect, Retries,
-    Rewrite, RouteDestination, TcpRoute,
+    Rewrite, RouteDestination, TcpRoute, TlsMatch, TlsRoute,
 };
 use crate::istio::{Duration, VirtualService};
-use crate::{HttpRequest, Object, ObjectRef};
+use crate::{HttpRequest, Object, ObjectRef, gateway};
 
 /// Who calls.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +23,8 @@ pub struct Caller<'a> {
     pub namespace: &'a str,
     /// Its labels.
     pub labels: &'a BTreeMap<String, String>,
+    /// The `Gateway` at which the call came in from outside; `None` for a sidecar.
+    pub gateway: Option<&'a ObjectRef>,
 }
 
 /// A route that holds for a caller and a port, whatever the request is.
@@ -173,7 +175,7 @@ pub fn http_routes<'a>(
     candidates(
         routes.map(|(index, route)| (index, route, route.matches.as_slice())),
         |condition: &HttpMatch| {
-            is_for_sidecars(&condition.gateways, &object.spec)
+            holds_at(&condition.gateways, object, caller.gateway)
                 && condition.port.is_none_or(|number| number == port)
                 && is_from(
                     &condition.source_namespace,
@@ -196,7 +198,7 @@ pub fn tcp_routes<'a>(
     candidates(
         routes.map(|(index, route)| (index, route, route.matches.as_slice())),
         |condition: &L4Match| {
-            is_for_sidecars(&condition.gateways, &object.spec)
+            holds_at(&condition.gateways, object, caller.gateway)
                 && condition.port.is_none_or(|number| number == port)
                 && is_from(&condition.source_namespace, &condition.source_labels, caller)
                 // Not supported; to ignore it would route more than its author wrote.
@@ -204,6 +206,30 @@ pub fn tcp_routes<'a>(
         },
         |_| true,
     )
+}
+
+/// The routes for TLS of an object that hold at a gateway's port, in order, each with the conditions
+/// that hold there; what is left of them is the server name.
+pub fn tls_routes<'a>(
+    object: &'a Object<VirtualService>,
+    caller: Caller<'_>,
+    port: u16,
+) -> Vec<(&'a TlsRoute, Vec<&'a TlsMatch>)> {
+    let holds = |condition: &&TlsMatch| {
+        holds_at(&condition.gateways, object, caller.gateway)
+            && condition.port.is_none_or(|number| number == port)
+            && is_from(&condition.source_namespace, &condition.source_labels, caller)
+            // Not supported, as for connections.
+            && condition.destination_subnets.is_empty()
+    };
+    let routes = object.spec.tls.iter();
+    let routes = routes.map(|route| {
+        (
+            route,
+            route.matches.iter().filter(holds).collect::<Vec<_>>(),
+        )
+    });
+    routes.filter(|(_, held)| !held.is_empty()).collect()
 }
 
 /// Where a request to the canonical `host` at `port` goes.
@@ -221,6 +247,62 @@ pub fn route_http<'a>(
     if routes.is_empty() {
         return Decision::to_itself(host);
     }
+    take(object, routes, request).unwrap_or_else(|| {
+        let object = ObjectRef::from(&object.metadata);
+        Decision {
+            action: Action::NotFound,
+            because: Because::NothingMatches { object },
+        }
+    })
+}
+
+/// What becomes of a request that came in at a gateway, by the objects that are bound to one of its
+/// hosts, the oldest first; `None` when none of their routes takes it, which is answered with 404.
+///
+/// Routes of several objects are tried one after the other, as by Istio, those that take every
+/// request last.
+pub fn route_at_gateway<'a>(
+    objects: &[&'a Object<VirtualService>],
+    caller: Caller<'_>,
+    port: u16,
+    request: &HttpRequest,
+) -> Option<Decision<'a>> {
+    let routes = http_routes_at_gateway(objects, caller, port);
+    routes
+        .into_iter()
+        .find_map(|(object, candidate)| take(object, vec![candidate], request))
+}
+
+/// The routes for HTTP that hold at a gateway's port, of several objects, the oldest first; see
+/// [`route_at_gateway`].
+pub fn http_routes_at_gateway<'a>(
+    objects: &[&'a Object<VirtualService>],
+    caller: Caller<'_>,
+    port: u16,
+) -> Vec<(
+    &'a Object<VirtualService>,
+    Candidate<'a, HttpRoute, HttpMatch>,
+)> {
+    let bound = objects.iter().filter(|object| {
+        let (names, owner) = (&object.spec.gateways, &object.metadata.namespace);
+        gateway::is_among(names, owner, caller.gateway)
+    });
+    let all = bound.flat_map(|object| {
+        let routes = http_routes(object, caller, port);
+        routes.into_iter().map(|candidate| (*object, candidate))
+    });
+    let (mut some, every): (Vec<_>, Vec<_>) =
+        all.partition(|(_, candidate)| candidate.conditions.is_some());
+    some.extend(every.into_iter().take(1));
+    some
+}
+
+/// What the first of these routes of an object says that takes a request.
+fn take<'a>(
+    object: &'a Object<VirtualService>,
+    routes: Vec<Candidate<'a, HttpRoute, HttpMatch>>,
+    request: &HttpRequest,
+) -> Option<Decision<'a>> {
     for candidate in routes {
         let condition = match &candidate.conditions {
             None => None,
@@ -236,13 +318,9 @@ pub fn route_http<'a>(
             condition,
         };
         let action = action_of(candidate.route, &object.metadata.namespace);
-        return Decision { action, because };
+        return Some(Decision { action, because });
     }
-    let object = ObjectRef::from(&object.metadata);
-    Decision {
-        action: Action::NotFound,
-        because: Because::NothingMatches { object },
-    }
+    None
 }
 
 /// Where a connection to the canonical `host` at `port` goes.
@@ -371,12 +449,19 @@ fn candidates<'a, R, M>(
     found
 }
 
-fn is_for_sidecars(gateways: &[String], object: &VirtualService) -> bool {
-    if gateways.is_empty() {
-        object.is_for_sidecars()
+/// Whether a condition of an object holds at a gateway, or, without one, at sidecars.
+fn holds_at(
+    gateways: &[String],
+    object: &Object<VirtualService>,
+    gateway: Option<&ObjectRef>,
+) -> bool {
+    let gateways = if gateways.is_empty() {
+        &object.spec.gateways
     } else {
-        gateways.iter().any(|gateway| gateway == "mesh")
-    }
+        gateways
+    };
+    (gateways.is_empty() && gateway.is_none())
+        || gateway::is_among(gateways, &object.metadata.namespace, gateway)
 }
 
 fn is_from(namespace: &str, labels: &BTreeMap<String, String>, caller: Caller<'_>) -> bool {

@@ -53,7 +53,8 @@ pub struct Endpoint {
     pub workload: Option<WorkloadId>,
     /// Where it is.
     pub address: EndpointAddress,
-    /// Service port to target port.
+    /// Service port to the port of the application's own; which one callers dial for that, a
+    /// workload says itself ([`crate::Workload::called_at`]).
     pub ports: BTreeMap<u16, u16>,
     /// Labels, by which subsets select.
     pub labels: BTreeMap<String, String>,

@@ -7,8 +7,8 @@ use super::read::{read, shown};
 use super::report::Report;
 use super::unsupported;
 use super::{
-    AuthorizationPolicy, DestinationRule, IstioKind, IstioObject, PeerAuthentication, ServiceEntry,
-    VirtualService, WorkloadEntry,
+    AuthorizationPolicy, DestinationRule, Gateway, IstioKind, IstioObject, PeerAuthentication,
+    ServiceEntry, VirtualService, WorkloadEntry,
 };
 use crate::{Kind, Object, ObjectMeta, Problem, Problems};
 
@@ -60,6 +60,7 @@ pub fn check(kind: IstioKind, object: &Value) -> Checked {
         IstioKind::DestinationRule => checked(kind, object, |object| {
             IstioObject::DestinationRule(Box::new(object))
         }),
+        IstioKind::Gateway => checked(kind, object, IstioObject::Gateway),
         IstioKind::ServiceEntry => checked(kind, object, IstioObject::ServiceEntry),
         IstioKind::WorkloadEntry => checked(kind, object, IstioObject::WorkloadEntry),
         IstioKind::PeerAuthentication => checked(kind, object, IstioObject::PeerAuthentication),
@@ -211,6 +212,7 @@ macro_rules! specs {
 specs!(
     VirtualService,
     DestinationRule,
+    Gateway,
     ServiceEntry,
     WorkloadEntry,
     PeerAuthentication,

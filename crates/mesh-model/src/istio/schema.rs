@@ -5,7 +5,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::{
-    AuthorizationPolicy, DestinationRule, IstioKind, PeerAuthentication, ServiceEntry,
+    AuthorizationPolicy, DestinationRule, Gateway, IstioKind, PeerAuthentication, ServiceEntry,
     VirtualService, WorkloadEntry,
 };
 
@@ -24,6 +24,7 @@ pub fn schema(kind: IstioKind) -> Value {
     let mut spec = match kind {
         IstioKind::VirtualService => of::<VirtualService>(),
         IstioKind::DestinationRule => of::<DestinationRule>(),
+        IstioKind::Gateway => of::<Gateway>(),
         IstioKind::ServiceEntry => of::<ServiceEntry>(),
         IstioKind::WorkloadEntry => of::<WorkloadEntry>(),
         IstioKind::PeerAuthentication => of::<PeerAuthentication>(),

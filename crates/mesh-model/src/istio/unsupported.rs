@@ -13,8 +13,8 @@ struct Field {
     effect: &'static str,
 }
 
-/// Names what an object has of them: in a warning, or, in the kinds of security, as problems,
-/// because a condition that is dropped would make a policy weaker than its author wrote it.
+/// Names what an object has of them: in a warning, or, in the kinds of security and at the edge, as
+/// problems, because a condition that is dropped would let in more than its author wrote.
 pub(super) fn report(kind: IstioKind, spec: &Value, report: &mut Report) {
     match kind {
         IstioKind::VirtualService => warn(spec, VIRTUAL_SERVICE, "", report),
@@ -34,12 +34,15 @@ pub(super) fn report(kind: IstioKind, spec: &Value, report: &mut Report) {
         IstioKind::ServiceEntry => warn(spec, WORKLOAD_ENTRY, "endpoints[].", report),
         IstioKind::WorkloadEntry => warn(spec, WORKLOAD_ENTRY, "", report),
         IstioKind::PeerAuthentication => {}
-        IstioKind::AuthorizationPolicy => {
-            for field in AUTHORIZATION_POLICY {
-                for path in places(spec, field.path) {
-                    report.wrong(path, "it", field.effect);
-                }
-            }
+        IstioKind::AuthorizationPolicy => refuse(spec, AUTHORIZATION_POLICY, report),
+        IstioKind::Gateway => refuse(spec, GATEWAY, report),
+    }
+}
+
+fn refuse(spec: &Value, fields: &[Field], report: &mut Report) {
+    for field in fields {
+        for path in places(spec, field.path) {
+            report.wrong(path, "it", field.effect);
         }
     }
 }
@@ -104,10 +107,32 @@ const fn refused(path: &'static str) -> Field {
     }
 }
 
+/// Of a server at the edge.
+const fn unserved(path: &'static str) -> Field {
+    Field {
+        path,
+        effect: "a setting that this mesh supports",
+    }
+}
+
+const GATEWAY: &[Field] = &[
+    unserved("servers[].bind"),
+    unserved("servers[].defaultEndpoint"),
+    unserved("servers[].port.targetPort"),
+    unserved("servers[].tls.serverCertificate"),
+    unserved("servers[].tls.privateKey"),
+    unserved("servers[].tls.caCertificates"),
+    unserved("servers[].tls.caCrl"),
+    unserved("servers[].tls.credentialNames"),
+    unserved("servers[].tls.caCertCredentialName"),
+    unserved("servers[].tls.tlsCertificates"),
+    unserved("servers[].tls.ecdhCurves"),
+];
+
 const VIRTUAL_SERVICE: &[Field] = &[
     Field {
         path: "tls",
-        effect: "not supported: TLS of applications is passed on unrouted",
+        effect: "routes gateways only: in the mesh, TLS of applications is passed on unrouted",
     },
     ignored("http[].match[].statPrefix"),
     Field {
@@ -220,6 +245,7 @@ mod tests {
             IstioKind::WorkloadEntry => of("", WORKLOAD_ENTRY),
             IstioKind::PeerAuthentication => Vec::new(),
             IstioKind::AuthorizationPolicy => of("", AUTHORIZATION_POLICY),
+            IstioKind::Gateway => of("", GATEWAY),
         };
         all.into_iter().collect()
     }

@@ -23,12 +23,13 @@ message! {
         /// The hosts whose traffic is routed, as callers name them. A name without a dot is a
         /// service of this object's namespace; the first label may be `*`.
         pub hosts: Vec<String>,
-        /// Where the rules hold: `mesh` is every sidecar and the default. Names of gateways are
-        /// kept and have no effect.
+        /// Where the rules hold: `mesh` is every sidecar and the default, `<namespace>/<name>` or
+        /// a name of this object's namespace is a Gateway.
         pub gateways: Vec<String>,
         /// Routes for HTTP, in order; the first that matches is taken.
         pub http: Vec<HttpRoute>,
-        /// Not supported: kept, with a warning. Routes for TLS by its server name.
+        /// Not supported in the mesh: kept, with a warning. Routes for TLS by its server name,
+        /// which hold at the servers of gateways that pass TLS on.
         pub tls: Vec<TlsRoute>,
         /// Routes for connections, in order; the first that matches is taken.
         pub tcp: Vec<TcpRoute>,

@@ -31,6 +31,11 @@ pub static KINDS: &[Kind] = &[
         ..networking("DestinationRule", "destinationrules", "destinationrule")
     },
     Kind {
+        short_names: &["gw"],
+        columns: &[AGE],
+        ..networking("Gateway", "gateways", "gateway")
+    },
+    Kind {
         short_names: &["se"],
         columns: &[
             Column {

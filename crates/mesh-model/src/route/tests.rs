@@ -20,6 +20,7 @@ fn decide_from(
     let caller = Caller {
         namespace,
         labels: &labels,
+        gateway: None,
     };
     short(&route_http(
         &objects,
@@ -147,6 +148,7 @@ spec:
     let caller = Caller {
         namespace: "shop",
         labels: &labels,
+        gateway: None,
     };
     let request = HttpRequest::default();
     let decision = route_http(&objects, caller, "reviews.shop.mesh", 9080, &request);
@@ -235,6 +237,7 @@ spec:
     let caller = Caller {
         namespace: "shop",
         labels: &labels,
+        gateway: None,
     };
     let candidates = http_routes(&objects[0], caller, 9080);
     let indices: Vec<_> = candidates.iter().map(|candidate| candidate.index).collect();
@@ -332,6 +335,7 @@ spec:
     let caller = Caller {
         namespace: "shop",
         labels: &labels,
+        gateway: None,
     };
     let decide = |port| short(&route_tcp(&objects, caller, "db.shop.mesh", port));
     assert_eq!(
@@ -339,4 +343,61 @@ spec:
         "db.shop.mesh/v1:80 db.shop.mesh/v2:20 (shop/db[1] by None)"
     );
     assert_eq!(decide(3307), "db.shop.mesh/:1 (default)");
+}
+
+#[test]
+fn at_a_gateway_only_what_is_bound_to_it_holds() {
+    let yaml = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: { name: all, namespace: shop, creationTimestamp: '2026-01-01T00:00:00Z' }
+spec:
+  hosts: [a.example.com]
+  gateways: [edge]
+  http:
+  - match: [{ gateways: [mesh], uri: { prefix: / } }]
+    route: [{ destination: { host: inside } }]
+  - route: [{ destination: { host: rest } }]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: { name: some, namespace: shop, creationTimestamp: '2026-01-02T00:00:00Z' }
+spec:
+  hosts: [a.example.com]
+  gateways: [shop/edge, mesh]
+  http:
+  - match: [{ gateways: [shop/other], uri: { prefix: /b } }]
+    route: [{ destination: { host: other } }]
+  - match: [{ uri: { prefix: /b } }]
+    route: [{ destination: { host: b } }]
+";
+    let objects = objects_of!(VirtualService, yaml);
+    let objects: Vec<_> = objects.iter().collect();
+    let labels = map(&[]);
+    let edge = gateway::named("edge", "shop");
+    let caller = Caller {
+        namespace: "shop",
+        labels: &labels,
+        gateway: Some(&edge),
+    };
+    let goes_to = |path: &str| {
+        let decision = route_at_gateway(&objects, caller, 80, &with_path(path)).unwrap();
+        match decision.action {
+            Action::Forward(forward) => forward.destinations[0].host.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(goes_to("/b"), "b.shop.mesh");
+    assert_eq!(goes_to("/"), "rest.shop.mesh");
+    let from_mesh = virtual_service_for("a.example.com", "shop", objects.iter().copied());
+    assert_eq!(from_mesh.unwrap().metadata.name, "some");
+    let other = gateway::named("third", "shop");
+    let caller = Caller {
+        gateway: Some(&other),
+        ..caller
+    };
+    assert_eq!(
+        route_at_gateway(&objects, caller, 80, &with_path("/")),
+        None
+    );
 }

@@ -244,7 +244,7 @@ proptest! {
             return Err(TestCaseError::fail("a right object"));
         };
         let labels = BTreeMap::new();
-        let caller = Caller { namespace: "shop", labels: &labels };
+        let caller = Caller { namespace: "shop", labels: &labels, gateway: None };
         let request = HttpRequest {
             path,
             headers: BTreeMap::from([(header, String::new())]),

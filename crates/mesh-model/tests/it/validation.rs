@@ -1,5 +1,6 @@
 //! Istio's rules: what each of them refuses, and where it says so.
 
+mod gateway;
 mod networking;
 mod security;
 mod virtual_service;

@@ -199,9 +199,12 @@ fn istios_columns(version: &Value) -> Vec<(String, String)> {
     let columns = version
         .pointer("/additionalPrinterColumns")
         .and_then(Value::as_array);
+    // What Kubernetes prints of a kind whose definition has none.
+    let Some(columns) = columns else {
+        return vec![("Age".to_owned(), ".metadata.creationTimestamp".to_owned())];
+    };
     columns
-        .into_iter()
-        .flatten()
+        .iter()
         .map(|c| {
             (
                 text_at(c, "/name").to_owned(),

@@ -64,6 +64,10 @@ pub struct Workload {
     pub services: ::prost::alloc::vec::Vec<WorkloadService>,
     #[prost(message, optional, tag = "7")]
     pub explicit: ::core::option::Option<Explicit>,
+    #[prost(message, optional, tag = "8")]
+    pub capture: ::core::option::Option<Capture>,
+    #[prost(bool, tag = "9")]
+    pub gateway: bool,
 }
 impl ::prost::Name for Workload {
     const NAME: &'static str = "Workload";
@@ -73,6 +77,23 @@ impl ::prost::Name for Workload {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/mesh.agent.v1.Workload".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Capture {
+    #[prost(uint32, tag = "1")]
+    pub outbound: u32,
+    #[prost(uint32, tag = "2")]
+    pub inbound: u32,
+}
+impl ::prost::Name for Capture {
+    const NAME: &'static str = "Capture";
+    const PACKAGE: &'static str = "mesh.agent.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "mesh.agent.v1.Capture".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/mesh.agent.v1.Capture".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -138,6 +159,8 @@ pub struct WorkloadPort {
     pub target: u32,
     #[prost(string, tag = "4")]
     pub protocol: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "5")]
+    pub inside: u32,
 }
 impl ::prost::Name for WorkloadPort {
     const NAME: &'static str = "WorkloadPort";

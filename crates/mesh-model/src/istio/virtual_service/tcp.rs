@@ -40,7 +40,7 @@ message! {
         pub weight: u32,
     }
 
-    /// Where TLS connections that match go; not supported.
+    /// Where TLS connections that match go, at gateways that pass TLS on.
     #[cfg_attr(feature = "schema", schemars(extend("required" = ["match"])))]
     pub struct TlsRoute {
         /// Conditions, of which one must hold.

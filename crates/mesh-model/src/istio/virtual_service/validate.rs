@@ -20,12 +20,6 @@ impl VirtualService {
     /// Adds what is wrong with it and what may surprise.
     pub(in crate::istio) fn validate(&self, metadata: &ObjectMeta, report: &mut Report) {
         gateways("spec.gateways", &self.gateways, report);
-        if !self.is_for_sidecars() {
-            report.warn(
-                "spec.gateways",
-                "does not name `mesh`, so the object has no effect here",
-            );
-        }
         self.validate_hosts(report);
         if self.http.is_empty() && self.tls.is_empty() && self.tcp.is_empty() {
             report.wrong("spec", "", "`http`, `tcp` or `tls`");
@@ -291,15 +285,9 @@ fn gateways(path: &str, gateways: &[String], report: &mut Report) {
         let path = format!("{path}[{index}]");
         report.demand(
             right,
-            &path,
+            path,
             gateway,
             "`mesh`, or a gateway as `<namespace>/<name>`",
         );
-        if right && gateway != "mesh" {
-            report.warn(
-                &path,
-                "gateways are not served, so naming one has no effect",
-            );
-        }
     }
 }

@@ -419,7 +419,6 @@ tls: [{ match: [{ sniHosts: [a.b] }], route: [{ destination: { host: a } }] }]
     assert_eq!(
         paths,
         [
-            "spec.gateways[1]",
             "spec.http[0]",
             "spec.tls",
             "spec.http[1].match[0].statPrefix",
