@@ -44,6 +44,23 @@ impl Engine {
     /// # Errors
     /// What the kernel said. After [`EngineError::Conntrack`] the rules are gone.
     pub fn remove(&self, instance: &InstanceName, drain: Drain) -> Result<Removed, EngineError> {
+        self.remove_and_end(instance, drain, || {})
+    }
+
+    /// The same, and calls `end` when open connections have had their time.
+    ///
+    /// With [`Drain::AtMost`], a time of zero included, those that are left are still translated
+    /// then: whoever stops the proxy in `end` lets both sides of each see its end. Of a proxy that
+    /// is stopped later they hear nothing, and wait.
+    ///
+    /// # Errors
+    /// As [`remove`](Self::remove); `end` may not have been called then.
+    pub fn remove_and_end(
+        &self,
+        instance: &InstanceName,
+        drain: Drain,
+        end: impl FnOnce() + Send,
+    ) -> Result<Removed, EngineError> {
         self.namespace.enter(|| {
             let socket = Socket::open()?;
             match sweep(&socket, instance) {
@@ -54,10 +71,12 @@ impl Engine {
             let found = self.driver.read(&socket, instance)?;
             let ports = found.listing.redirect_ports();
             let limit = match drain {
-                Drain::AtMost(limit) if conntrack::count_redirected(&socket, &ports)? > 0 => limit,
-                _ => Duration::ZERO,
+                Drain::AtMost(limit) if conntrack::count_redirected(&socket, &ports)? > 0 => {
+                    Some(limit)
+                }
+                _ => None,
             };
-            if !limit.is_zero() {
+            if limit.is_some() {
                 socket.commit(&table_addition(&keep_alive(instance)))?;
             }
             let removed = self.driver.remove(&socket, instance)?;
@@ -66,7 +85,7 @@ impl Engine {
                 conntrack::forget_dns(&socket, Keep::Untranslated)?;
             }
             let mut cut = 0;
-            if !limit.is_zero() {
+            if let Some(limit) = limit {
                 let deadline = Instant::now() + limit;
                 loop {
                     cut = conntrack::count_redirected(&socket, &ports)?;
@@ -75,6 +94,9 @@ impl Engine {
                     }
                     std::thread::sleep(TICK.min(limit));
                 }
+            }
+            end();
+            if limit.is_some() {
                 socket.commit(&table_removal(&instance.drain_table()))?;
             }
             // After the last connection that may have needed it.
