@@ -20,7 +20,9 @@ pub use self::token::{Claims, Token};
 #[cfg(all(feature = "client", feature = "identity"))]
 pub use self::verifier::{Verifier, VerifyError};
 #[cfg(feature = "identity")]
-pub use self::verify::{Allocations, Expectation, Proven, Refusal, identify, verify};
+pub use self::verify::{
+    Allocations, Expectation, Proven, Refusal, identify, identify_allocation, verify,
+};
 
 /// Job meta that names another account than the job's own.
 pub const ACCOUNT_META: &str = "mesh.service_account";

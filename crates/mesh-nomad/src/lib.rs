@@ -5,10 +5,15 @@ pub mod check;
 #[cfg(feature = "client")]
 pub mod client;
 pub mod cni;
+pub mod files;
 #[cfg(feature = "hcl")]
 pub mod hcl;
 pub mod identity;
 pub mod inject;
+pub mod install;
+pub mod instances;
+#[cfg(feature = "client")]
+mod keep;
 pub mod model;
 pub mod sidecar;
 

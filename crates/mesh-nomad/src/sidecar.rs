@@ -12,6 +12,9 @@ use std::str::FromStr;
 use mesh_model::{Problem, Protocol, ServiceAccount, TrustDomain};
 use serde::{Deserialize, Serialize};
 
+use crate::identity::ROLE_META;
+use crate::model::{Task, TaskGroup};
+
 pub use self::allocation::{Allocation, ControlPlane, ROOT_TAG};
 
 /// How the traffic of a task group gets to its proxy.
@@ -44,6 +47,19 @@ pub struct Sidecar {
     pub mesh_namespace: String,
     /// The account that the group runs as.
     pub service_account: ServiceAccount,
+    /// Whether the task is a gateway of the mesh, which stands beside no application.
+    ///
+    /// Such a task is the only one of its group. It runs `mesh agent --nomad FILE` as 1337:1337 by
+    /// `raw_exec` or `docker`, in the network `host`, with an identity `mesh` (audience `mesh-ca`,
+    /// in a file), a dynamic port `mesh_health` for the readiness check at `/ready`, and a static
+    /// port for each port of the `Gateway`s that select its labels, so that one such group fits on
+    /// a node. Ports below 1024 need the capability `NET_BIND_SERVICE` (`cap_add` does not give it
+    /// to a user but root: under `docker` and `raw_exec` start as root with
+    /// `setpriv --reuid 1337 --regid 1337 --clear-groups --ambient-caps +net_bind_service
+    /// --inh-caps +net_bind_service`, or lower `net.ipv4.ip_unprivileged_port_start` on the node).
+    /// The mode is `explicit`: nothing is redirected.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gateway: bool,
     /// Labels by which subsets and policies select it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -147,6 +163,35 @@ pub enum PortRef {
     Label(String),
 }
 
+// === impl Sidecar ===
+
+impl Sidecar {
+    /// What the proxy of an injected group is told; none if the group has no proxy that this
+    /// release understands.
+    pub fn of_group(group: &TaskGroup) -> Option<Self> {
+        let is_proxy = |task: &&Task| {
+            let role = task.meta.get().and_then(|meta| meta.get(ROLE_META));
+            role.is_some_and(|role| role == "proxy")
+        };
+        let proxy = group.tasks.items().iter().find(is_proxy)?;
+        let mut templates = proxy.templates.items().iter();
+        let file = templates.find(|file| file.destination.text() == SIDECAR_FILE)?;
+        serde_json::from_str(file.embedded.text()).ok()
+    }
+}
+
+// === impl SidecarService ===
+
+impl SidecarService {
+    /// The port at which callers reach the service, where the application listens at `own`.
+    pub fn number_at(&self, own: u16) -> Option<u16> {
+        self.number.or_else(|| match self.port {
+            PortRef::Number(number) => Some(number),
+            PortRef::Label(_) => usual_number(own, self.protocol),
+        })
+    }
+}
+
 // === impl Mode ===
 
 impl Mode {
@@ -206,3 +251,28 @@ impl fmt::Display for PortRef {
         }
     }
 }
+
+/// The port at which callers reach what listens at a port of the host: the same if somebody chose
+/// it, else what the protocol is usually reached at.
+pub(crate) fn usual_number(port: u16, protocol: Protocol) -> Option<u16> {
+    if port != 0 && !DYNAMIC_PORTS.contains(&port) {
+        return Some(port);
+    }
+    match protocol {
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc => Some(80),
+        Protocol::Tls => Some(443),
+        _ => None,
+    }
+}
+
+/// A label as it is in names of Nomad's environment variables.
+pub(crate) fn variable(label: &str) -> String {
+    let clean = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
+    label.chars().map(clean).collect()
+}
+
+/// Where the task of the proxy finds what it is told.
+pub(crate) const SIDECAR_FILE: &str = "local/mesh.json";
+
+/// What Nomad gives to ports that name none, unless a client is configured otherwise.
+const DYNAMIC_PORTS: std::ops::RangeInclusive<u16> = 20_000..=32_000;

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use mesh_model::{
-    Health, Problem, Problems, Protocol, Workload, WorkloadPort, WorkloadService, label,
+    Capture, Health, Problem, Problems, Protocol, Workload, WorkloadPort, WorkloadService, label,
 };
 
 use crate::identity::{self, Account};
@@ -12,23 +13,26 @@ use crate::model::Job;
 use crate::model::allocation::{AllocatedPort, Allocation};
 use crate::model::registration::Registration;
 use crate::model::reply::JobStub;
+use crate::sidecar::{PortRef, Sidecar, SidecarService, usual_number, variable};
 
 /// An allocation whose services are in Nomad's catalogue.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Instance {
-    /// It as a workload. The targets of its ports are where callers reach it, which in a network
-    /// namespace are ports of the host; see [`Self::inside`].
+    /// It as a workload, whose ports callers dial where the catalogue lists them: at a group with
+    /// a network of its own, ports of the host.
+    ///
+    /// It has a sidecar if one was injected into its group. What that one listens at is the
+    /// agent's to say, so it is never explicit.
     pub workload: Workload,
     /// What Nomad thinks of it; an agent knows better.
     pub health: Health,
-    /// Whether a sidecar was injected into its group.
-    pub has_sidecar: bool,
-    /// Ports of the host to the ports inside its network namespace that they lead to; only those
-    /// that differ.
-    pub inside: BTreeMap<u16, u16>,
-    /// Its account, and whether its job asked for it.
-    pub account: Account,
+    /// Whether Nomad wants it to end.
+    pub is_leaving: bool,
+    /// Its account, and whether its job asked for it: the word of whoever submitted the job, for
+    /// the identity authority to judge. None if the job's ID is no name of an account, which is a
+    /// problem only where there is a sidecar.
+    pub account: Option<Account>,
     /// The allocation.
     pub allocation: String,
     /// Its job.
@@ -50,6 +54,7 @@ pub(super) struct Placed {
     pub(super) modify_index: u64,
     pub(super) is_terminal: bool,
     pub(super) health: Health,
+    pub(super) is_leaving: bool,
     pub(super) ports: Vec<AllocatedPort>,
     pub(super) job_version: u64,
     /// What its job says, as it was when this was placed; unset until that is known. A change of
@@ -63,6 +68,8 @@ pub(super) struct JobSays {
     /// The job itself, or that which it was dispatched from.
     pub(super) origin: String,
     pub(super) meta: BTreeMap<String, String>,
+    /// What the group's proxy is told, if there is one.
+    pub(super) sidecar: Option<Arc<Sidecar>>,
 }
 
 /// A group has this port if and only if a sidecar was injected.
@@ -76,6 +83,7 @@ impl JobSays {
         Self {
             origin: origin(stub.id.text(), stub.parent_id.text()),
             meta: identity::annotations(stub.meta.get(), None),
+            sidecar: None,
         }
     }
 
@@ -86,6 +94,7 @@ impl JobSays {
             let says = Self {
                 origin: origin(job.id.text(), job.parent_id.text()),
                 meta: identity::annotations(job.meta.get(), group.meta.get()),
+                sidecar: Sidecar::of_group(group).map(Arc::new),
             };
             (group.name.text().to_owned(), says)
         });
@@ -125,6 +134,7 @@ impl Placed {
             modify_index: allocation.modify_index.value(),
             is_terminal: allocation.is_terminal(),
             health: health(allocation),
+            is_leaving: allocation.desired_status.text() != "run",
             ports: allocation.ports().to_vec(),
             job_version: allocation.job_version.value(),
             job: None,
@@ -155,35 +165,57 @@ pub(super) fn join<'a>(
     registrations: impl Iterator<Item = &'a Registration>,
 ) -> Result<Instance, Problems> {
     let mut problems = Problems::default();
-    let account = ok(Account::of_job(&says.origin, &says.meta), &mut problems);
+    let sidecar = if placed.has_sidecar() {
+        mesh_model::Sidecar::Present
+    } else {
+        mesh_model::Sidecar::Absent
+    };
+    let account = match Account::of_job(&says.origin, &says.meta) {
+        Ok(account) => Some(account),
+        Err(problem) => {
+            // Nobody proves who answers where there is no sidecar.
+            if sidecar.is_present() {
+                problems.push(problem);
+            }
+            None
+        }
+    };
+    let service_account = match &account {
+        Some(account) => Some(account.service_account().clone()),
+        None => ok(NOBODY.parse(), &mut problems),
+    };
     let namespace = ok(identity::namespace(&placed.namespace), &mut problems);
     let workload_id = ok(identity::workload_id(id, &placed.group), &mut problems);
-    let mut joined = Joined::default();
+    let mut joined = Joined::new(says);
     for registration in registrations {
         joined.add(placed, says, registration, &mut problems);
     }
-    if joined.services.is_empty() && problems.0.is_empty() {
+    // A group that only calls others is registered for its sidecar's sake alone.
+    if joined.services.is_empty() && !sidecar.is_present() && problems.0.is_empty() {
         problems.add("Services", "", "a registration with a port");
     }
-    let (Some(account), Some(namespace), Some(workload_id)) = (account, namespace, workload_id)
+    let (Some(service_account), Some(namespace), Some(workload_id)) =
+        (service_account, namespace, workload_id)
     else {
         return Err(problems);
     };
     let workload = Workload {
         explicit: None,
+        capture: Capture::default(),
+        gateway: false,
         id: workload_id,
         namespace,
-        service_account: account.service_account().clone(),
+        service_account,
         addresses: joined.addresses,
         labels: joined.labels,
         services: joined.services,
+        sidecar,
     };
     workload.validate("", &mut problems);
     problems.into_result(Instance {
         workload,
         health: placed.health,
-        has_sidecar: placed.has_sidecar(),
-        inside: joined.inside,
+        is_leaving: placed.is_leaving,
         account,
         allocation: id.to_owned(),
         job: says.origin.clone(),
@@ -201,21 +233,26 @@ struct Joined {
     addresses: Vec<IpAddr>,
     labels: BTreeMap<String, String>,
     services: Vec<WorkloadService>,
-    inside: BTreeMap<u16, u16>,
     datacenter: String,
 }
 
 impl Joined {
-    fn add(
-        &mut self,
-        placed: &Placed,
-        says: &JobSays,
-        registration: &Registration,
-        problems: &mut Problems,
-    ) {
-        let name = registration.service_name.text();
-        let path = format!("Services[{name}]");
-        let address = registration.address.text();
+    /// What the job says for all its services.
+    fn new(says: &JobSays) -> Self {
+        let mut joined = Self::default();
+        let said = says.meta.get("mesh.labels").map_or("", String::as_str);
+        for (key, value) in said.split(',').filter_map(|item| item.split_once('=')) {
+            let (key, value) = (key.trim().to_owned(), value.trim().to_owned());
+            joined.labels.insert(key, value);
+        }
+        if let Some(sidecar) = &says.sidecar {
+            joined.labels.extend(sidecar.labels.clone());
+        }
+        joined
+    }
+
+    /// Takes an address of the group.
+    fn be_at(&mut self, address: &str, path: &str, problems: &mut Problems) {
         match address.parse() {
             Ok(address) if self.addresses.contains(&address) => {}
             // A workload is at one place; a second address of the other family is the same place.
@@ -234,34 +271,61 @@ impl Joined {
             ),
             Err(_) => problems.add(format!("{path}.Address"), address, "an IP address"),
         }
-        registration
-            .datacenter
-            .text()
-            .clone_into(&mut self.datacenter);
-        let port = registration.port.value();
-        let allocated = allocated(&placed.ports, registration);
-        let port_label = allocated.map_or("", |port| port.label.text());
-        if let Some(to) = allocated.and_then(inside)
-            && to != port
-            && allocated.is_some_and(|allocated| allocated.value.value() == port)
-        {
-            self.inside.insert(port, to);
-        }
+    }
+
+    /// Takes labels from tags.
+    fn take_tags(&mut self, registration: &Registration) {
         for tag in registration.tags.items() {
             if let Some((key, value)) = tag.split_once('=')
                 && label::is_key(key)
                 && label::is_value(value)
             {
-                self.labels.insert(key.to_owned(), value.to_owned());
+                // What the job says of the whole group comes first.
+                let place = self.labels.entry(key.to_owned());
+                place.or_insert_with(|| value.to_owned());
             }
         }
-        let said = says.meta.get("mesh.labels").map_or("", String::as_str);
-        for (key, value) in said.split(',').filter_map(|item| item.split_once('=')) {
-            self.labels
-                .insert(key.trim().to_owned(), value.trim().to_owned());
+    }
+
+    fn add(
+        &mut self,
+        placed: &Placed,
+        says: &JobSays,
+        registration: &Registration,
+        problems: &mut Problems,
+    ) {
+        let name = registration.service_name.text();
+        let path = format!("Services[{name}]");
+        self.be_at(registration.address.text(), &path, problems);
+        registration
+            .datacenter
+            .text()
+            .clone_into(&mut self.datacenter);
+        let target = registration.port.value();
+        let allocated = allocated(&placed.ports, registration);
+        let port_label = allocated.map_or("", |port| port.label.text());
+        let taken = allocated.and_then(inside).unwrap_or(target);
+        let said = says.sidecar.as_deref();
+        let said = said.and_then(|sidecar| told(sidecar, name, taken, port_label));
+        if port_label == SIDECAR_PORT {
+            // By this Nomad checks the proxy; nobody calls it.
+            return;
         }
-        let protocol = protocol(says, port_label);
-        let Some(number) = number(says, name, port_label, allocated, protocol) else {
+        // A proxy that calls come to without rules passes them on to the application.
+        let own = match said.filter(|said| said.listen.is_some()) {
+            Some(said) => number_of(&said.port, &placed.ports),
+            None => Some(taken),
+        };
+        self.take_tags(registration);
+        let protocol = match said {
+            Some(said) => said.protocol,
+            None => protocol(says, port_label),
+        };
+        let number = match said {
+            Some(said) => own.and_then(|own| said.number_at(own)),
+            None => number(says, name, port_label, allocated, protocol),
+        };
+        let Some(number) = number else {
             let expected = format!(
                 "the port at which callers reach it (job meta `mesh.port.{name}`, or `to` of the port)"
             );
@@ -272,10 +336,16 @@ impl Joined {
             problems.add(path, name, "a DNS label (a-z, 0-9, `-`; at most 63)");
             return;
         };
+        let name = match said {
+            // What its agent calls it.
+            Some(_) => format!("port-{number}"),
+            None => port_name(port_label, number),
+        };
         let declared = WorkloadPort {
-            name: port_name(port_label, number),
+            name,
             number,
-            target: port,
+            target,
+            inside: own.filter(|own| *own != target),
             protocol,
         };
         match self
@@ -320,6 +390,33 @@ fn inside(port: &AllocatedPort) -> Option<u16> {
     u16::try_from(port.to.value()).ok().filter(|to| *to != 0)
 }
 
+/// What the proxy was told of the service whose calls arrive in the group's network at `taken`.
+fn told<'a>(
+    sidecar: &'a Sidecar,
+    service: &str,
+    taken: u16,
+    port_label: &str,
+) -> Option<&'a SidecarService> {
+    let is_it = |port: &PortRef| match port {
+        PortRef::Number(number) => *number == taken,
+        PortRef::Label(label) => *label == variable(port_label),
+    };
+    let mut services = sidecar.services.iter();
+    services.find(|said| said.name == service && is_it(said.listen.as_ref().unwrap_or(&said.port)))
+}
+
+/// The number of a port in the group's network.
+fn number_of(port: &PortRef, ports: &[AllocatedPort]) -> Option<u16> {
+    match port {
+        PortRef::Number(number) => Some(*number),
+        PortRef::Label(label) => {
+            let mut ports = ports.iter();
+            let found = ports.find(|found| variable(found.label.text()) == *label)?;
+            Some(inside(found).unwrap_or_else(|| found.value.value()))
+        }
+    }
+}
+
 /// What is spoken: job meta, else how the label begins, as Istio reads names of ports.
 fn protocol(says: &JobSays, port_label: &str) -> Protocol {
     let said = says.meta.get(&format!("mesh.protocol.{port_label}"));
@@ -351,19 +448,9 @@ fn number(
     if let Some(said) = said {
         return said.parse().ok().filter(|number| *number != 0);
     }
-    if let Some(allocated) = allocated {
-        let value = allocated.value.value();
-        let to = inside(allocated).filter(|to| *to != value);
-        let fixed = Some(value).filter(|value| !DYNAMIC_PORTS.contains(value) && *value != 0);
-        if let Some(number) = to.or(fixed) {
-            return Some(number);
-        }
-    }
-    match protocol {
-        Protocol::Http | Protocol::Http2 | Protocol::Grpc => Some(80),
-        Protocol::Tls => Some(443),
-        _ => None,
-    }
+    let value = allocated.map_or(0, |allocated| allocated.value.value());
+    let to = allocated.and_then(inside).filter(|to| *to != value);
+    to.or_else(|| usual_number(value, protocol))
 }
 
 /// A label as a name of a port: of what DNS labels have.
@@ -379,5 +466,5 @@ fn port_name(port_label: &str, number: u16) -> String {
     }
 }
 
-/// What Nomad gives to ports that name none, unless a client is configured otherwise.
-const DYNAMIC_PORTS: std::ops::RangeInclusive<u16> = 20_000..=32_000;
+/// Who runs what nobody vouches for: the account of whoever names none.
+const NOBODY: &str = "default";

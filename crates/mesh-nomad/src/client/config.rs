@@ -176,6 +176,46 @@ impl Config {
         };
         problems.into_result(config)
     }
+
+    /// The same for a program that may be a task of Nomad's: a task without `NOMAD_ADDR` asks the
+    /// socket in its directory for secrets, and a task without `NOMAD_TOKEN` shows its own
+    /// identity, read from its file for every request.
+    ///
+    /// ```
+    /// use mesh_nomad::client::Config;
+    ///
+    /// let variables = |name: &str| match name {
+    ///     "NOMAD_ALLOC_ID" => Some("83ca2e70-0637-b493-ca43-c8f8b5b9e212".to_owned()),
+    ///     "NOMAD_SECRETS_DIR" => Some("/secrets".to_owned()),
+    ///     _ => None,
+    /// };
+    /// let config = Config::from_task_variables(variables)?;
+    /// assert_eq!(config.address.to_string(), "unix:///secrets/api.sock");
+    /// # Ok::<(), mesh_model::Problems>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::from_variables`].
+    pub fn from_task_variables(
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, Problems> {
+        let is_set = |name: &str| variable(name).is_some_and(|value| !value.is_empty());
+        let mut config = Self::from_variables(&variable)?;
+        if !is_set("NOMAD_ALLOC_ID") {
+            return Ok(config);
+        }
+        let Some(secrets) = variable("NOMAD_SECRETS_DIR").map(PathBuf::from) else {
+            return Ok(config);
+        };
+        if !is_set("NOMAD_ADDR") && !is_set("NOMAD_UNIX_ADDR") {
+            config.address = Address::Unix(secrets.join(TASK_SOCKET));
+        }
+        if matches!(config.token, TokenSource::None) {
+            config.token = TokenSource::File(secrets.join(TASK_TOKEN));
+        }
+        Ok(config)
+    }
 }
 
 // === impl Address ===
@@ -255,6 +295,12 @@ const ADDRESS_EXPECTED: &str = "an address (http://HOST:PORT, https://HOST:PORT 
 /// Where agents listen unless told otherwise.
 const PORT: u16 = 4646;
 
+/// A task's own way to Nomad's API, in its directory for secrets.
+const TASK_SOCKET: &str = "api.sock";
+
+/// A task's own identity, in its directory for secrets.
+const TASK_TOKEN: &str = "nomad_token";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,6 +328,35 @@ mod tests {
         .unwrap();
         assert_eq!(config.address, Address::Unix("/secrets/api.sock".into()));
         assert!(!format!("{config:?}").contains("c2ln"));
+    }
+
+    #[test]
+    fn a_task_shows_its_own_identity_unless_told_otherwise() {
+        let task = [
+            ("NOMAD_ALLOC_ID", "83ca2e70-0637-b493-ca43-c8f8b5b9e212"),
+            ("NOMAD_SECRETS_DIR", "/alloc/secrets"),
+        ];
+        let config = |more: &[(&str, &str)]| {
+            Config::from_task_variables(|name| {
+                let found = task.iter().chain(more).find(|(key, _)| *key == name);
+                found.map(|(_, value)| (*value).to_owned())
+            })
+            .unwrap()
+        };
+        let own = config(&[]);
+        assert_eq!(own.address, Address::Unix("/alloc/secrets/api.sock".into()));
+        assert!(
+            matches!(own.token, TokenSource::File(path) if path.ends_with("secrets/nomad_token"))
+        );
+        let told = config(&[
+            ("NOMAD_ADDR", "https://10.0.0.1:4646"),
+            ("NOMAD_TOKEN", "x"),
+        ]);
+        assert_eq!(told.address.to_string(), "https://10.0.0.1:4646");
+        assert!(matches!(told.token, TokenSource::Fixed(_)));
+        // Elsewhere nothing changes.
+        let elsewhere = Config::from_task_variables(|_| None).unwrap();
+        assert_eq!(elsewhere.address, Address::default());
     }
 
     #[test]

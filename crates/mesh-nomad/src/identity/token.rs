@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Deserializer};
 
 /// A workload identity token. Nomad's own API takes it as a credential whatever its audience is,
@@ -46,6 +48,20 @@ impl Token {
     /// Takes a token as it came, without white space around it.
     pub fn new(text: &str) -> Self {
         Self(text.trim().to_owned())
+    }
+
+    /// Whether it says of itself that it is one of Nomad's: its claims, which nothing has verified,
+    /// name an allocation. It tells where a token is to be verified, and proves nothing.
+    pub fn claims_to_be_of_nomad(&self) -> bool {
+        let mut parts = self.0.split('.');
+        let (Some(_header), Some(claims), Some(_signature), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return false;
+        };
+        let json = URL_SAFE_NO_PAD.decode(claims).unwrap_or_default();
+        let claims = serde_json::from_slice::<serde_json::Value>(&json);
+        claims.is_ok_and(|claims| claims.get("nomad_allocation_id").is_some())
     }
 
     pub(super) fn as_str(&self) -> &str {

@@ -6,7 +6,8 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::{
-    Allocations, Expectation, KeyCache, Keys, KeysError, Proven, Refusal, Token, identify, verify,
+    Allocations, Expectation, KeyCache, Keys, KeysError, Proven, Refusal, Token, identify,
+    identify_allocation, verify,
 };
 use crate::client::{Client, Error};
 use crate::model::allocation::Allocation;
@@ -62,9 +63,24 @@ impl Verifier {
             }
             other => other?,
         };
-        let found = Allocations::allocation(&self.client, &claims.allocation).await;
-        let found = found.map_err(VerifyError::Nomad)?;
+        let found = self.allocation(&claims.allocation).await?;
         Ok(identify(&claims, found.as_ref())?)
+    }
+
+    /// Who the injected proxy of an allocation is, for one who proved before that it is this one.
+    ///
+    /// # Errors
+    ///
+    /// [`VerifyError::Refused`] when it is nobody any more; the others when that could not be
+    /// found out.
+    pub async fn prove_allocation(&self, id: &str) -> Result<Proven, VerifyError> {
+        let found = self.allocation(id).await?;
+        Ok(identify_allocation(id, found.as_ref())?)
+    }
+
+    async fn allocation(&self, id: &str) -> Result<Option<Allocation>, VerifyError> {
+        let found = Allocations::allocation(&self.client, id).await;
+        found.map_err(VerifyError::Nomad)
     }
 
     /// The keys, fetched again if the one of this ID is worth it.

@@ -37,8 +37,8 @@ pub struct Proven {
     pub group: String,
     /// Its node.
     pub node: String,
-    /// Until when the token holds, seconds since 1970.
-    pub expires: i64,
+    /// Until when the token holds, seconds since 1970; nothing if none was shown.
+    pub expires: Option<i64>,
 }
 
 /// Why a token proves nothing. For the log; the bearer is told no more than that.
@@ -115,6 +115,12 @@ pub enum Refusal {
     OtherTask {
         /// The task.
         task: String,
+    },
+    /// The allocation's group has no sidecar that was injected, or has none any more.
+    #[error("allocation `{allocation}` has no injected proxy (task meta `{ROLE_META}`)")]
+    NoProxy {
+        /// The allocation.
+        allocation: String,
     },
     /// Its names are not such as the mesh has.
     #[error("no identity in the mesh")]
@@ -204,14 +210,56 @@ fn check(claims: &Claims, expected: &Expectation, now: i64) -> Result<(), Refusa
 /// When the allocation is not there, not live, of another job, or the task is not the sidecar.
 pub fn identify(claims: &Claims, allocation: Option<&Allocation>) -> Result<Proven, Refusal> {
     let id = &claims.allocation;
+    let allocation = live(id, allocation)?;
+    let origin = origin(allocation);
+    if origin != claims.job
+        || allocation.namespace.text() != claims.namespace
+        || allocation.job.get().is_none()
+    {
+        return Err(Refusal::OtherJob {
+            allocation: id.clone(),
+            found: format!("{}/{origin}", allocation.namespace.text()),
+            claimed: format!("{}/{}", claims.namespace, claims.job),
+        });
+    }
+    let task = claims.task.as_deref().unwrap_or_default();
+    if !proxies(allocation).any(|proxy| proxy == task) {
+        return Err(Refusal::OtherTask {
+            task: task.to_owned(),
+        });
+    }
+    let expires = claims.expires;
+    Ok(Proven {
+        expires,
+        ..placed(allocation)?
+    })
+}
+
+/// Who the injected proxy of an allocation is, without a token: for one who proved before that it
+/// is this one, as by a certificate that says so.
+///
+/// # Errors
+///
+/// When the allocation is not there, not live, or has no injected proxy.
+pub fn identify_allocation(id: &str, allocation: Option<&Allocation>) -> Result<Proven, Refusal> {
+    let allocation = live(id, allocation)?;
+    if proxies(allocation).next().is_none() {
+        return Err(Refusal::NoProxy {
+            allocation: id.to_owned(),
+        });
+    }
+    placed(allocation)
+}
+
+fn live<'a>(id: &str, allocation: Option<&'a Allocation>) -> Result<&'a Allocation, Refusal> {
     let Some(allocation) = allocation.filter(|found| found.id.text() == id) else {
         return Err(Refusal::Unknown {
-            allocation: id.clone(),
+            allocation: id.to_owned(),
         });
     };
     if !allocation.is_live() {
         return Err(Refusal::Dead {
-            allocation: id.clone(),
+            allocation: id.to_owned(),
             status: format!(
                 "desired `{}`, found `{}`",
                 allocation.desired_status.text(),
@@ -219,45 +267,46 @@ pub fn identify(claims: &Claims, allocation: Option<&Allocation>) -> Result<Prov
             ),
         });
     }
+    Ok(allocation)
+}
+
+/// The job of an allocation; of a dispatched or periodic child its parent.
+fn origin(allocation: &Allocation) -> &str {
     let job = allocation.job.get();
-    let parent = job.map_or("", |job| job.parent_id.text());
-    let origin = if parent.is_empty() {
-        allocation.job_id.text()
-    } else {
-        parent
-    };
-    if origin != claims.job || allocation.namespace.text() != claims.namespace || job.is_none() {
-        return Err(Refusal::OtherJob {
-            allocation: id.clone(),
-            found: format!("{}/{origin}", allocation.namespace.text()),
-            claimed: format!("{}/{}", claims.namespace, claims.job),
-        });
+    match job.map_or("", |job| job.parent_id.text()) {
+        "" => allocation.job_id.text(),
+        parent => parent,
     }
-    let group = allocation.task_group.text();
-    let task = claims.task.as_deref().unwrap_or_default();
-    let of_job = job.and_then(|job| job.group(group));
-    let tasks = of_job.map(|group| group.tasks.items());
-    let is_proxy = tasks.into_iter().flatten().any(|found| {
-        let role = found.meta.get().and_then(|meta| meta.get(ROLE_META));
-        found.name.text() == task && role.is_some_and(|role| role == PROXY_ROLE)
-    });
-    if !is_proxy {
-        return Err(Refusal::OtherTask {
-            task: task.to_owned(),
-        });
-    }
+}
+
+/// The names of the tasks that were injected as proxies.
+fn proxies(allocation: &Allocation) -> impl Iterator<Item = &str> {
+    let job = allocation.job.get();
+    let group = job.and_then(|job| job.group(allocation.task_group.text()));
+    let tasks = group.into_iter().flat_map(|group| group.tasks.items());
+    tasks.filter_map(|task| {
+        let role = task.meta.get().and_then(|meta| meta.get(ROLE_META));
+        let is_proxy = role.is_some_and(|role| role == PROXY_ROLE);
+        is_proxy.then(|| task.name.text())
+    })
+}
+
+fn placed(allocation: &Allocation) -> Result<Proven, Refusal> {
+    let (id, group) = (allocation.id.text(), allocation.task_group.text());
+    let (job, origin) = (allocation.job.get(), origin(allocation));
     let meta = annotations(
         job.and_then(|job| job.meta.get()),
-        of_job.and_then(|group| group.meta.get()),
+        job.and_then(|job| job.group(group))
+            .and_then(|group| group.meta.get()),
     );
     Ok(Proven {
         workload: workload_id(id, group).map_err(Refusal::Name)?,
-        namespace: namespace(&claims.namespace).map_err(Refusal::Name)?,
+        namespace: namespace(allocation.namespace.text()).map_err(Refusal::Name)?,
         account: Account::of_job(origin, &meta).map_err(Refusal::Name)?,
-        allocation: id.clone(),
+        allocation: id.to_owned(),
         group: group.to_owned(),
         node: allocation.node_id.text().to_owned(),
-        expires: claims.expires.unwrap_or_default(),
+        expires: None,
     })
 }
 

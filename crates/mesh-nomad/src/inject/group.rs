@@ -90,6 +90,7 @@ impl<'a> GroupPlan<'a> {
     ) -> (TaskGroup, Vec<String>) {
         let mut group = self.group.clone();
         let mut sidecar = Sidecar {
+            gateway: false,
             mode: self.mode,
             trust_domain: self.options.trust_domain.clone(),
             mesh_namespace: self.options.mesh_namespace.clone(),

@@ -30,8 +30,10 @@ pub(super) fn of_namespace(annotations: &Annotations) -> Result<Policy, Problems
 pub(super) fn of_host(annotations: &Annotations, users: &IdSet) -> Result<Policy, Problems> {
     let users = Identities::users(users.ranges().iter().copied());
     let identities = IdentitySelect::Only(users);
-    Policy::builder(Policy::sidecar().proxy().clone())
+    let sidecar = Policy::sidecar();
+    Policy::builder(sidecar.proxy().clone())
         .outbound(outbound(annotations, &host_ports()))
+        .dns(sidecar.dns().cloned())
         .identities(identities)
         .build()
 }

@@ -8,7 +8,9 @@ use mesh_model::{Protocol, ServiceName};
 use super::refusal::Refusals;
 use super::{GroupPlan, HEALTH_LABEL, annotation};
 use crate::model::{Check, Field, Nanoseconds, Network, Port, Service, TaskGroup};
-use crate::sidecar::{Mode, PortRef, Probe, ProbeKind, Sidecar, SidecarService, Upstream};
+use crate::sidecar::{
+    Mode, PortRef, Probe, ProbeKind, Sidecar, SidecarService, Upstream, variable,
+};
 
 /// Services of a group as they are changed, and what the proxy is told of them.
 pub(super) struct Services<'p, 'a> {
@@ -460,12 +462,6 @@ pub(super) fn ready_service(group: &str) -> String {
     format!("mesh-proxy-{}", name.trim_matches('-'))
         .trim_matches('-')
         .to_owned()
-}
-
-/// A label as it is in names of Nomad's environment variables.
-fn variable(label: &str) -> String {
-    let clean = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
-    label.chars().map(clean).collect()
 }
 
 const FIRST_LISTENER: i64 = 15100;

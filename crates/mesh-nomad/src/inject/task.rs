@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_model::sidecar::PROXY_UID;
+use mesh_model::sidecar::{PROXY_UID, SELF_CALL_PORT};
 use serde_json::{Map, Value, json};
 
 use super::{GUARD, GroupPlan, HEALTH_LABEL, PROXY, PROXY_USER, READY};
@@ -10,7 +10,7 @@ use crate::model::{
     Artifact, Field, Identity, Lifecycle, LogConfig, Nanoseconds, Resources, RestartPolicy, Task,
     Template,
 };
-use crate::sidecar::Mode;
+use crate::sidecar::{Mode, SIDECAR_FILE};
 
 /// What runs the tasks that injection adds.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -93,7 +93,7 @@ impl GroupPlan<'_> {
             },
             identity: identity(None),
             identities: vec![identity(Some("mesh-ca")).into_option().unwrap_or_default()].into(),
-            templates: vec![file("local/mesh.json", sidecar)].into(),
+            templates: vec![file(SIDECAR_FILE, sidecar)].into(),
             resources: Resources {
                 cpu: self.annotations.proxy_cpu.unwrap_or(PROXY_CPU_MHZ).into(),
                 memory_mb: self
@@ -130,12 +130,16 @@ impl GroupPlan<'_> {
         ]
         .map(str::to_owned)
         .into();
+        // Where the task has process ids of its own, the first of them is itself, and no host's.
+        if self.mode == Mode::Guard && self.driver != Driver::RawExec {
+            words.push("--not-host-network".to_owned());
+        }
         if self.mode.is_host() {
             words.push("--allow-host-network".to_owned());
-            let ports: Vec<_> = self.host_ports();
-            if !ports.is_empty() {
-                words.extend(["--inbound-ports".to_owned(), ports.join(",")]);
-            }
+            // With the port by which the agent sees that what arrives is captured.
+            let mut ports = self.host_ports();
+            ports.push(SELF_CALL_PORT.to_string());
+            words.extend(["--inbound-ports".to_owned(), ports.join(",")]);
         }
         if self.mode == Mode::HostUid {
             words.extend(instance());
@@ -160,6 +164,9 @@ impl GroupPlan<'_> {
         let mut words = vec!["redirect".to_owned(), "remove".to_owned()];
         if self.mode == Mode::HostUid {
             words.extend(instance());
+        } else {
+            // Another group may have the machine: Nomad gives static ports once for each address.
+            words.push("--unless-watched".to_owned());
         }
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let task = self.task(super::CLEANUP, "cleanup", "poststop", false, &words);

@@ -2,13 +2,16 @@
 //! addresses, a [`Sidecar`] becomes a [`SidecarConfig`].
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use mesh_model::{Problems, SidecarConfig, Workload, WorkloadPort, WorkloadService};
+use mesh_model::{
+    Capture, Explicit, Problems, SidecarConfig, Workload, WorkloadPort, WorkloadService,
+};
 
-use super::{PortRef, Sidecar};
+use super::{Mode, PortRef, Sidecar};
 use crate::identity::workload_id;
+use crate::instances::Instances;
 
 /// What Nomad tells a task of its allocation.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -44,6 +47,43 @@ pub struct ControlPlane {
 
 /// What a tag of the service `mesh-ca` begins with that tells a root; its SHA-256 in hex follows.
 pub const ROOT_TAG: &str = "mesh.root=";
+
+impl ControlPlane {
+    /// What the instances of its two services say. A tag that is no SHA-256 is none of a root.
+    ///
+    /// ```
+    /// use mesh_nomad::instances::Instances;
+    /// use mesh_nomad::sidecar::ControlPlane;
+    ///
+    /// let ca = Instances {
+    ///     addresses: ["10.0.0.1:25002".parse()?].into(),
+    ///     tags: [format!("mesh.root={}", "ab".repeat(32)), "mesh.root=x".to_owned()].into(),
+    /// };
+    /// let found = ControlPlane::of(&Instances::default(), &ca);
+    /// assert_eq!(found.root_hashes, ["ab".repeat(32)]);
+    /// assert!(!found.is_complete());
+    /// # Ok::<(), std::net::AddrParseError>(())
+    /// ```
+    pub fn of(pilot: &Instances, ca: &Instances) -> Self {
+        let is_hash = |text: &&str| {
+            text.len() == HASH_LENGTH && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+        };
+        let hashes = ca.tagged(ROOT_TAG).filter(is_hash);
+        Self {
+            pilots: pilot.addresses.iter().copied().collect(),
+            cas: ca.addresses.iter().copied().collect(),
+            root_hashes: hashes.map(str::to_ascii_lowercase).collect(),
+        }
+    }
+
+    /// Whether an agent can begin with it.
+    pub fn is_complete(&self) -> bool {
+        !self.pilots.is_empty() && !self.cas.is_empty() && !self.root_hashes.is_empty()
+    }
+}
+
+/// Digits of a SHA-256 in hex.
+const HASH_LENGTH: usize = 64;
 
 impl Allocation {
     /// Reads Nomad's variables; others are not looked at.
@@ -83,6 +123,12 @@ impl Allocation {
         allocation
     }
 
+    /// The agent's own directory: on a tmpfs that no other task sees. After a reboot Nomad's
+    /// identity gets what was in it anew.
+    pub fn state_dir(&self) -> PathBuf {
+        self.secrets.join("mesh")
+    }
+
     /// The number of a port.
     pub fn port(&self, port: &PortRef) -> Option<u16> {
         match port {
@@ -94,6 +140,9 @@ impl Allocation {
 
 impl Sidecar {
     /// What the agent of an allocation needs.
+    ///
+    /// The workload is as the group sees itself: its address and ports are those of its own
+    /// network, at which its rules are checked. What others dial, the catalogue says.
     ///
     /// # Errors
     ///
@@ -123,12 +172,17 @@ impl Sidecar {
             );
         }
         let services = self.services(allocation, &mut problems);
+        let explicit = self.explicit(allocation, &mut problems);
+        let capture = self.capture(allocation, &mut problems);
         let (Ok(id), Ok(namespace)) = (id, namespace) else {
             return Err(problems);
         };
         let config = SidecarConfig {
             workload: Workload {
-                explicit: None,
+                explicit,
+                capture,
+                sidecar: mesh_model::Sidecar::Present,
+                gateway: self.gateway,
                 id,
                 namespace,
                 service_account: self.service_account.clone(),
@@ -141,8 +195,7 @@ impl Sidecar {
             cas: control.cas.clone(),
             root_hashes: control.root_hashes.clone(),
             token_file: Some(allocation.secrets.join("nomad_mesh.jwt")),
-            // On a tmpfs that no other task sees; after a reboot Nomad's identity gets a new one.
-            state_dir: allocation.secrets.join("mesh"),
+            state_dir: allocation.state_dir(),
             envoy: None,
             upstream_dns,
             rules_verdict: allocation.rules_verdict.clone(),
@@ -159,19 +212,19 @@ impl Sidecar {
         let mut services: Vec<WorkloadService> = Vec::new();
         for (index, found) in self.services.iter().enumerate() {
             let path = format!("services[{index}]");
-            let Some(target) = allocation.port(&found.port) else {
-                let variable = format!("NOMAD_PORT_{}", found.port);
-                problems.add(variable, "", "the number of the port");
+            let Some(target) = number(allocation, &found.port, problems) else {
                 continue;
             };
             let Ok(name) = found.name.parse() else {
                 problems.add(format!("{path}.name"), &found.name, "the name of a service");
                 continue;
             };
+            let number = found.number_at(target).unwrap_or(target);
             let port = WorkloadPort {
-                name: format!("port-{target}"),
-                number: found.number.unwrap_or(target),
+                name: format!("port-{number}"),
+                number,
                 target,
+                inside: None,
                 protocol: found.protocol,
             };
             match services.iter_mut().find(|service| service.name == name) {
@@ -184,6 +237,63 @@ impl Sidecar {
         }
         services
     }
+
+    /// Where its guard brings traffic: where several share a host, to ports that Nomad picked.
+    fn capture(&self, allocation: &Allocation, problems: &mut Problems) -> Capture {
+        let mut capture = Capture::default();
+        if self.mode == Mode::HostUid {
+            let mut at = |label: &str| {
+                let port = PortRef::Label(label.to_owned());
+                number(allocation, &port, problems).unwrap_or_default()
+            };
+            capture = Capture {
+                outbound: at("mesh_out"),
+                inbound: at("mesh_in"),
+            };
+        }
+        capture
+    }
+
+    /// What the proxy listens at where nothing is redirected to it.
+    fn explicit(&self, allocation: &Allocation, problems: &mut Problems) -> Option<Explicit> {
+        if self.mode != Mode::Explicit {
+            return None;
+        }
+        let mut explicit = Explicit::default();
+        for (index, service) in self.services.iter().enumerate() {
+            let Some(listen) = &service.listen else {
+                let expected = "the port of the proxy, as mode `explicit` needs it";
+                problems.add(format!("services[{index}].listen"), "", expected);
+                continue;
+            };
+            let taken = number(allocation, listen, problems);
+            // What is wrong with its own port is said where the services are read.
+            let own = allocation.port(&service.port);
+            explicit.inbound.extend(own.zip(taken));
+        }
+        for upstream in &self.upstreams {
+            let port = number(allocation, &upstream.listen, problems);
+            let listen = port.map(|port| (Ipv4Addr::LOCALHOST, port).into());
+            explicit
+                .upstreams
+                .extend(listen.map(|listen| mesh_model::Upstream {
+                    name: upstream.host.clone(),
+                    port: upstream.port,
+                    listen,
+                }));
+        }
+        Some(explicit)
+    }
+}
+
+/// The number of a port, or what is missing for it.
+fn number(allocation: &Allocation, port: &PortRef, problems: &mut Problems) -> Option<u16> {
+    let number = allocation.port(port);
+    if number.is_none() {
+        let variable = format!("NOMAD_PORT_{port}");
+        problems.add(variable, "", "the number of the port");
+    }
+    number
 }
 
 #[cfg(test)]
@@ -249,6 +359,18 @@ mod tests {
             config.rules_verdict,
             Some("/alloc/tmp/mesh-rules.json".into())
         );
+    }
+
+    #[test]
+    fn a_gateway_stands_beside_no_application() {
+        let mut sidecar = sidecar();
+        sidecar.gateway = true;
+        let allocation = variables(&[("NOMAD_PORT_http", "8080")]);
+        let problems = sidecar.config(&allocation, &control(), Vec::new());
+        assert_eq!(problems.unwrap_err().0[0].path, "workload.services");
+        sidecar.services.clear();
+        let config = sidecar.config(&allocation, &control(), Vec::new()).unwrap();
+        assert!(config.workload.gateway);
     }
 
     #[test]

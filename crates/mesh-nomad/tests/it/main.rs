@@ -11,4 +11,5 @@ mod generate;
 mod inject_golden;
 mod inject_properties;
 mod inject_refusals;
+mod install;
 mod model_properties;

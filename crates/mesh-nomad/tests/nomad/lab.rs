@@ -21,8 +21,17 @@ pub(crate) struct Lab {
     group: String,
 }
 
+/// What kind of agent.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Kind {
+    /// Whether access control is on.
+    pub(crate) acl: bool,
+    /// Whether `/etc`, `/opt` and `/var/lib` are copies of its own, for work on the node.
+    pub(crate) own_files: bool,
+}
+
 /// Where it listens, in its network namespace.
-const ADDRESS: &str = "http://10.20.0.1:4646";
+pub(crate) const ADDRESS: &str = "http://10.20.0.1:4646";
 
 /// How long anything may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
@@ -31,6 +40,18 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// and children of the thread are in it.
 pub(crate) fn with_agent<F: Future<Output = ()>>(
     acl: bool,
+    test: impl FnOnce(Lab) -> F + Send + 'static,
+) {
+    let kind = Kind {
+        acl,
+        ..Kind::default()
+    };
+    with_agent_of(kind, test);
+}
+
+/// The same with an agent of this kind.
+pub(crate) fn with_agent_of<F: Future<Output = ()>>(
+    kind: Kind,
     test: impl FnOnce(Lab) -> F + Send + 'static,
 ) {
     let thread = std::thread::spawn(move || {
@@ -44,8 +65,8 @@ pub(crate) fn with_agent<F: Future<Output = ()>>(
             .build()
             .unwrap();
         runtime.block_on(async {
-            let lab = Lab::start(acl);
-            if !acl {
+            let lab = Lab::start(kind);
+            if !kind.acl {
                 lab.ready().await;
             }
             test(lab).await;
@@ -77,8 +98,33 @@ fn enter_network() {
     }
 }
 
+/// Directories of the node that work on it may change.
+const OWN: [&str; 3] = ["etc", "opt", "var/lib"];
+
+/// Puts the directories of the first argument in the place of the machine's, and becomes the rest.
+const FILES: &str = r#"root=$1; shift
+if [ "$root" != / ]; then
+    mount --make-rprivate /
+    for own in etc opt var/lib; do mount --bind "$root/$own" "/$own" || exit 1; done
+fi
+exec "$@""#;
+
+/// Copies of accounts and their like, and nothing else.
+fn own_files(directory: &TempDir) -> PathBuf {
+    let root = directory.path().join("node");
+    for own in OWN {
+        fs::create_dir_all(root.join(own)).unwrap();
+    }
+    let copied = Command::new("cp")
+        .args(["-a", "/etc/."])
+        .arg(root.join("etc"))
+        .status();
+    assert!(copied.unwrap().success(), "cp -a /etc");
+    root
+}
+
 impl Lab {
-    fn start(acl: bool) -> Self {
+    fn start(kind: Kind) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let data = directory.path().join("data");
         // Of its own: an agent beside it must not lose a group that nobody is in yet.
@@ -91,12 +137,14 @@ impl Lab {
             "client": {
                 "enabled": true,
                 "cgroup_parent": group,
+                "cni_path": "/opt/cni/bin:/usr/lib/cni",
+                "cni_config_dir": "/opt/cni/config",
                 "options": {
                     "fingerprint.denylist": "env_aws,env_gce,env_azure,env_digitalocean",
                     "driver.denylist": "docker,java,qemu",
                 },
             },
-            "acl": { "enabled": acl },
+            "acl": { "enabled": kind.acl },
             "plugin": [{ "raw_exec": { "config": { "enabled": true } } }],
         });
         let file = directory.path().join("agent.json");
@@ -119,6 +167,12 @@ impl Lab {
                 "--mount-proc",
                 "--",
             ])
+            .args(["sh", "-c", FILES, "sh"])
+            .arg(if kind.own_files {
+                own_files(&directory)
+            } else {
+                "/".into()
+            })
             .arg(&nomad)
             .args(["agent", "-config"])
             .arg(&file)
@@ -181,6 +235,12 @@ impl Lab {
         .await
     }
 
+    /// Ends the agent as a power failure would.
+    pub(crate) fn kill(&mut self) {
+        self.agent.kill().unwrap();
+        self.agent.wait().unwrap();
+    }
+
     /// A directory of the agent's allocation, as this machine has it.
     pub(crate) fn task_directory(&self, allocation: &str, task: &str) -> PathBuf {
         self.directory
@@ -188,6 +248,33 @@ impl Lab {
             .join("data/alloc")
             .join(allocation)
             .join(task)
+    }
+
+    /// What of the node's own files there is, by path, with the length of each; without the copies
+    /// that tools of accounts keep of what was before, as `passwd-`.
+    pub(crate) fn node_files(&self) -> Vec<(PathBuf, u64)> {
+        let root = self.directory.path().join("node");
+        let mut found = Vec::new();
+        let mut open: Vec<_> = OWN.iter().map(|own| root.join(own)).collect();
+        while let Some(directory) = open.pop() {
+            for entry in fs::read_dir(directory).unwrap() {
+                let entry = entry.unwrap();
+                let kind = entry.file_type().unwrap();
+                if kind.is_dir() {
+                    open.push(entry.path());
+                } else if kind.is_file() && !entry.file_name().to_string_lossy().ends_with('-') {
+                    let path = entry.path().strip_prefix(&root).unwrap().to_owned();
+                    found.push((path, entry.metadata().unwrap().len()));
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
+    /// A directory for whatever a test needs.
+    pub(crate) fn directory(&self) -> &std::path::Path {
+        self.directory.path()
     }
 
     /// The process whose mounts and processes are the agent's.
@@ -205,8 +292,7 @@ impl Drop for Lab {
             let tail: Vec<_> = log.lines().rev().take(40).collect();
             eprintln!("{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
         }
-        self.agent.kill().unwrap();
-        self.agent.wait().unwrap();
+        self.kill();
         // Control groups outlive their processes, which may take a moment to be gone.
         for _ in 0..40 {
             let hierarchies = fs::read_dir("/sys/fs/cgroup")

@@ -480,7 +480,8 @@ fn meta_of_the_job_names_account_protocol_and_port() {
     let port = &instance.workload.services[0].ports[0];
     assert_eq!((port.number, port.target), (81, 25001));
     assert_eq!(port.protocol, mesh_model::Protocol::Grpc);
-    assert_eq!(instance.inside[&25001], 8081);
+    assert_eq!(port.inside, Some(8081));
+    assert_eq!(instance.workload.sidecar, mesh_model::Sidecar::Absent);
 }
 
 #[test]
@@ -517,5 +518,5 @@ fn what_a_group_says_counts_more_than_its_job() {
     world.settle();
     let instance = world.instances.values().next().unwrap();
     assert_eq!(instance.workload.service_account.as_str(), "front");
-    assert!(instance.has_sidecar);
+    assert!(instance.workload.sidecar.is_present());
 }

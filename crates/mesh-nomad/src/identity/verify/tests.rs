@@ -229,3 +229,40 @@ fn made_up_keys_cause_few_fetches() {
     cache.store(Signer::new().keys);
     assert!(!cache.should_fetch("k1", at(60)));
 }
+
+#[test]
+fn tokens_of_nomad_are_told_apart_unverified() {
+    let signer = Signer::new();
+    assert!(signer.sign(&claims()).claims_to_be_of_nomad());
+    let account = json!({ "sub": "system:serviceaccount:shop:web" });
+    assert!(!signer.sign(&account).claims_to_be_of_nomad());
+    for text in ["", "a", "a.b", "a.b.c.d", "..", "a.!.c"] {
+        assert!(!Token::new(text).claims_to_be_of_nomad(), "{text}");
+    }
+}
+
+#[test]
+fn an_allocation_is_known_again_without_a_token() {
+    let found: Allocation = serde_json::from_value(allocation()).unwrap();
+    let again = identify_allocation(ALLOCATION, Some(&found)).unwrap();
+    assert_eq!(again.account.service_account().as_str(), "web");
+    assert_eq!(again.expires, None);
+    assert!(matches!(
+        identify_allocation(ALLOCATION, None),
+        Err(Refusal::Unknown { .. })
+    ));
+    let mut stopped = allocation();
+    stopped["DesiredStatus"] = "stop".into();
+    let stopped = serde_json::from_value(stopped).unwrap();
+    assert!(matches!(
+        identify_allocation(ALLOCATION, Some(&stopped)),
+        Err(Refusal::Dead { .. })
+    ));
+    let mut plain = allocation();
+    plain["Job"]["TaskGroups"][0]["Tasks"] = json!([{ "Name": "main" }]);
+    let plain = serde_json::from_value(plain).unwrap();
+    assert!(matches!(
+        identify_allocation(ALLOCATION, Some(&plain)),
+        Err(Refusal::NoProxy { .. })
+    ));
+}

@@ -169,7 +169,7 @@ job "shop" {
         sidecar = true
       }
       config {
-        args = ["redirect", "watch", "--policy", "${NOMAD_TASK_DIR}/policy.json", "--verdict", "${NOMAD_ALLOC_DIR}/tmp/mesh-rules.json"]
+        args = ["redirect", "watch", "--policy", "${NOMAD_TASK_DIR}/policy.json", "--verdict", "${NOMAD_ALLOC_DIR}/tmp/mesh-rules.json", "--not-host-network"]
         cap_add = ["net_admin", "net_raw"]
         cap_drop = ["all"]
         entrypoint = ["mesh"]
@@ -338,7 +338,7 @@ job "shop" {
         sidecar = true
       }
       config {
-        args = ["redirect", "watch", "--policy", "${NOMAD_TASK_DIR}/policy.json", "--verdict", "${NOMAD_ALLOC_DIR}/tmp/mesh-rules.json"]
+        args = ["redirect", "watch", "--policy", "${NOMAD_TASK_DIR}/policy.json", "--verdict", "${NOMAD_ALLOC_DIR}/tmp/mesh-rules.json", "--not-host-network"]
         cap_add = ["net_admin", "net_raw"]
         command = "/usr/local/bin/mesh"
       }
