@@ -10,6 +10,7 @@
 //! redirect rules are set in the namespaces of its containers, for which the engine must be root.
 
 mod adopt;
+mod archive;
 mod beside;
 mod build;
 mod daemon;
@@ -34,6 +35,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::archive::{ArchivedImage, archive};
 pub use self::beside::{Admission, Asked, Asker, Beside, BesideError, Standing};
 pub use self::build::BuiltImage;
 use self::daemon::Daemon;
@@ -46,8 +48,8 @@ use crate::redirect::Policy;
 pub use crate::redirect::{RESOLVER, policy_beside_resolver};
 use crate::{
     Adoption, Creation, EventStream, ExecOutput, Group, GroupSpec, GroupStatus, LogOptions,
-    LogStream, Name, NetworkSpec, Pending, Removal, Runtime, RuntimeError, Start, Stop, UnitSpec,
-    UnitStats, UnitStatus,
+    LogStream, Name, NetworkSpec, Pending, Removal, Resolver, Runtime, RuntimeError, Start, Stop,
+    UnitSpec, UnitStats, UnitStatus,
 };
 
 /// How a Docker engine is opened.
@@ -192,6 +194,16 @@ impl DockerEngine {
         self.engine.build(image, progress).await
     }
 
+    /// Says whether images can be built with this daemon.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::Unsupported`] on podman, whose import takes one label where several are
+    /// needed to find an image again.
+    pub fn can_build(&self) -> Result<(), RuntimeError> {
+        self.engine.can_build()
+    }
+
     /// Removes all images that were built.
     ///
     /// # Errors
@@ -214,6 +226,19 @@ impl DockerEngine {
     /// others join it by `container:…` as their network.
     pub fn namespace_container(&self, group: &Name) -> String {
         self.engine.names.group(group)
+    }
+
+    /// Who answers names in groups on a network: Docker from inside each namespace, podman at the
+    /// gateway of the network.
+    pub fn resolver(&self, network: &NetworkSpec) -> Resolver {
+        if !self.engine.daemon.is_podman {
+            return Resolver::Docker;
+        }
+        let gateway = network.gateways().0;
+        Resolver::Servers {
+            seen: vec![gateway.into()],
+            upstream: vec![(gateway, 53).into()],
+        }
     }
 
     /// Where the files of a group's units belong: also before the group exists.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
+use futures_util::future::try_join_all;
 
 use crate::inject::{InjectedGroup, JoinToken, Place};
 use crate::order::start_units;
@@ -123,9 +124,8 @@ async fn start(
     units: &[UnitSpec],
     limit: Duration,
 ) -> Result<(), RuntimeError> {
-    for unit in units {
-        runtime.create_unit(group, unit).await?;
-    }
+    let made = units.iter().map(|unit| runtime.create_unit(group, unit));
+    try_join_all(made).await?;
     start_units(runtime, group, units, limit).await
 }
 

@@ -221,9 +221,9 @@ impl RuntimeError {
                 Some("start the daemon (`systemctl start docker`), or name its socket")
             }
             Self::OldDaemon { .. } => Some("upgrade it: Docker 20.10 and podman 4 will do"),
-            Self::DiskFull { .. } => {
-                Some("free some below its data root: `docker system df` shows what takes it")
-            }
+            Self::DiskFull { .. } => Some(
+                "free some below the engine's directory; for Docker, `docker system df` shows it",
+            ),
             Self::InUse { kind: "port", .. } => Some("publish another port, or stop who has it"),
             Self::LinkTaken { .. } => {
                 Some("choose another name for the bridge, or remove the link")
@@ -241,9 +241,13 @@ impl RuntimeError {
     }
 
     pub(crate) fn system(action: impl Into<String>, source: impl Into<io::Error>) -> Self {
-        Self::System {
-            action: action.into(),
-            source: source.into(),
+        let (action, source) = (action.into(), source.into());
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull {
+                action,
+                source: source.into(),
+            },
+            _ => Self::System { action, source },
         }
     }
 }

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-pub(crate) use self::archive::{digest, pack};
+pub(crate) use self::archive::{digest, fingerprint, pack};
 pub use self::elf::{ElfError, Linked};
 pub use self::linker::{Machine, ThisMachine};
 

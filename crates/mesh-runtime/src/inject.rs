@@ -24,7 +24,10 @@ pub use self::units::{
     APP_UNIT, Place, RULES_UNIT, SIDECAR_UNIT, STATE_DIRECTORY, SidecarFiles, VERDICT_FILE,
 };
 use crate::redirect::{self, Policy, RESOLVER, policy_beside_resolver};
-use crate::{Attachment, Capability, Dns, GroupSpec, MountSpec, Name, Readiness, RestartPolicy};
+use crate::{
+    Attachment, Capability, Dns, GroupSpec, MountSpec, Name, PublishedPort, Readiness,
+    RestartPolicy,
+};
 
 /// An application as its owner describes it; knows nothing of sidecars.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -63,7 +66,12 @@ pub struct Application {
     pub restart: RestartPolicy,
     /// How it shows that it can be used.
     pub readiness: Option<Readiness>,
+    /// Ports at which others than its network reach it, where the runtime forwards them.
+    pub published: Vec<PublishedPort>,
     /// How its traffic comes to the sidecar.
+    ///
+    /// In [`Mode::Gateway`] there is no application: the group is a proxy that serves callers outside
+    /// the mesh. Command, services and upstreams are empty then.
     ///
     /// In [`Mode::Explicit`] no rule is set and nothing in the group has a right that the
     /// application does not ask for. Others call the sidecar, which forwards to the application's
@@ -175,6 +183,7 @@ pub fn inject(application: &Application, facts: &MeshFacts) -> Result<InjectedGr
     Ok(InjectedGroup {
         group: GroupSpec {
             dns: dns(application, facts),
+            ports: application.published.clone(),
             labels: labels
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .into(),
@@ -182,7 +191,7 @@ pub fn inject(application: &Application, facts: &MeshFacts) -> Result<InjectedGr
         },
         policy: match application.mode {
             Mode::Transparent => Some(facts.resolver.policy()),
-            Mode::Explicit => None,
+            Mode::Explicit | Mode::Gateway => None,
         },
         application: application.clone(),
         facts: facts.clone(),
@@ -239,15 +248,21 @@ impl Application {
             working_directory: PathBuf::from("/"),
             restart: RestartPolicy::Always,
             readiness: None,
+            published: Vec::new(),
             mode: Mode::Transparent,
             upstreams: Vec::new(),
         }
     }
 
+    /// Whether the group runs it: not if others do, and not if there is none.
+    pub(crate) fn is_run_by_group(&self) -> bool {
+        self.runner == Runner::Group && self.mode != Mode::Gateway
+    }
+
     /// What its sidecar listens at, where no rules bring its traffic there.
     pub fn explicit(&self) -> Option<Explicit> {
         match self.mode {
-            Mode::Transparent => None,
+            Mode::Transparent | Mode::Gateway => None,
             Mode::Explicit => Some(Explicit::new(&self.services, &self.upstreams)),
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use mesh_model::{Problem, Problems};
 
 use crate::{Condition, Exit, Name, Runtime, RuntimeError, UnitSpec, UnitState};
@@ -92,25 +93,37 @@ pub(crate) async fn start_units(
     units: &[UnitSpec],
     limit: Duration,
 ) -> Result<(), RuntimeError> {
-    let ordered = order(units).map_err(RuntimeError::invalid("group", group))?;
-    for unit in ordered {
-        for dependency in &unit.after {
-            await_condition(
-                runtime,
-                group,
-                dependency.unit.clone(),
-                dependency.condition,
-                limit,
-            )
-            .await?;
-        }
-        runtime.start_unit(group, &unit.name).await?;
+    let mut waiting = order(units).map_err(RuntimeError::invalid("group", group))?;
+    while !waiting.is_empty() {
+        // Units that wait for none of each other start at the same time.
+        let names: Vec<_> = waiting.iter().map(|unit| unit.name.clone()).collect();
+        let waits = |unit: &&UnitSpec| unit.after.iter().any(|it| names.contains(&it.unit));
+        let (later, now): (Vec<_>, Vec<_>) = waiting.into_iter().partition(waits);
+        let started = now
+            .into_iter()
+            .map(|unit| start_unit(runtime, group, unit, limit));
+        try_join_all(started).await?;
+        waiting = later;
     }
     // Where readiness is not asked for, running was enough, and may be over already.
     for unit in units.iter().filter(|unit| unit.readiness.is_some()) {
         runtime.wait_ready(group, &unit.name, limit).await?;
     }
     Ok(())
+}
+
+/// Starts a unit once what it depends on is as it asks.
+async fn start_unit(
+    runtime: &dyn Runtime,
+    group: &Name,
+    unit: &UnitSpec,
+    limit: Duration,
+) -> Result<(), RuntimeError> {
+    for dependency in &unit.after {
+        let (first, condition) = (dependency.unit.clone(), dependency.condition);
+        await_condition(runtime, group, first, condition, limit).await?;
+    }
+    runtime.start_unit(group, &unit.name).await.map(drop)
 }
 
 pub(crate) async fn await_condition(

@@ -1,5 +1,6 @@
 //! The Docker engine on a real daemon: one for each test, in a network and a mount namespace and
-//! below a directory of its own. Needs root and `dockerd`.
+//! below a directory of its own. Needs root, `dockerd`, `docker`, and `podman` with `netavark` and
+//! `aardvark-dns`.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -18,6 +19,8 @@ mod container;
 mod daemon;
 #[path = "docker/image.rs"]
 mod image;
+#[path = "docker/podman.rs"]
+mod podman;
 #[path = "docker/redirect.rs"]
 mod redirect;
 #[path = "docker/unit.rs"]
@@ -30,4 +33,13 @@ mod conforms {
     use crate::host::on_a_bed;
 
     conformance!(on_a_bed);
+}
+
+mod conforms_on_podman {
+    //! The conformance suite on podman, at the socket where it speaks Docker's API.
+
+    use crate::conformance::suite::conformance;
+    use crate::host::on_a_podman_bed;
+
+    conformance!(on_a_podman_bed);
 }

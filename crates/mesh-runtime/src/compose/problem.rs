@@ -53,11 +53,14 @@ impl Position {
     /// The place of a byte of a text, or its end if the text is shorter.
     pub(super) fn of_byte(text: &[u8], byte: usize) -> Self {
         let before = text.get(..byte).unwrap_or(text);
-        let line_start = before
-            .iter()
-            .rposition(|it| *it == b'\n')
-            .map_or(0, |it| it + 1);
-        let lines = before.split(|it| *it == b'\n').count().saturating_sub(1);
+        // YAML ends lines by LF, by CR, and by both, which are one end.
+        let ends = |at: &usize| match (text.get(*at), text.get(*at + 1)) {
+            (Some(b'\n'), _) => true,
+            (Some(b'\r'), next) => next != Some(&b'\n'),
+            _ => false,
+        };
+        let line_start = (0..before.len()).rev().find(ends).map_or(0, |it| it + 1);
+        let lines = (0..before.len()).filter(ends).count();
         // A byte that continues a character is no column of its own.
         let is_first = |it: &&u8| (**it & 0b1100_0000) != 0b1000_0000;
         let columns = before.iter().skip(line_start).filter(is_first).count();
@@ -183,3 +186,15 @@ impl fmt::Display for FileProblems {
 }
 
 impl std::error::Error for FileProblems {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_end_as_yaml_has_it() {
+        let at = |text: &str| Position::of_byte(text.as_bytes(), text.len()).to_string();
+        let places = ["a\nb", "a\rb", "a\r\nb", "a\n\rb", "é\r\n\r\n"].map(at);
+        assert_eq!(places, ["2:2", "2:2", "2:2", "3:2", "3:1"]);
+    }
+}

@@ -1,5 +1,6 @@
 //! Images that are put together from this machine's files, and kept until they differ.
 
+use std::collections::HashMap;
 use std::io::{self, BufWriter};
 
 use bollard::query_parameters::{ListImagesOptions, RemoveImageOptions, TagImageOptions};
@@ -8,8 +9,9 @@ use tokio::sync::mpsc;
 
 use super::daemon::{found, status};
 use super::image::{PIECES, Pieces, Progress, split};
+use super::label::Names;
 use super::{Engine, blocking, label};
-use crate::image::{ImageSpec, digest, pack};
+use crate::image::{ImageSpec, digest, fingerprint, pack};
 use crate::{Creation, RuntimeError};
 
 /// An image that is there.
@@ -26,36 +28,69 @@ pub struct BuiltImage {
     pub bytes: u64,
 }
 
+/// What tells an image from every other: its files and what it runs.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Content {
+    /// The name with the content in the tag.
+    pub(super) name: String,
+    /// The whole digest, which is a label.
+    pub(super) mark: String,
+}
+
+// === impl Content ===
+
+impl Content {
+    /// That of an image whose files have this digest.
+    pub(super) fn new(spec: &ImageSpec, files: u128) -> Self {
+        let entry_point = serde_json::json!(spec.entry_point).to_string();
+        let seed = u64::try_from(files & u128::from(u64::MAX)).unwrap_or_default();
+        let all = xxhash_rust::xxh3::xxh3_128_with_seed(entry_point.as_bytes(), seed) ^ files;
+        let (repository, tag) = split(&spec.name);
+        Self {
+            name: format!("{repository}:{tag}-{:012x}", all >> 80),
+            mark: format!("{all:032x}"),
+        }
+    }
+
+    /// By these an image is found again.
+    pub(super) fn labels(&self, names: &Names) -> HashMap<String, String> {
+        let mut labels = names.labels("built");
+        labels.insert(label::CONTENT.to_owned(), self.mark.clone());
+        labels
+    }
+}
+
 // === impl Engine ===
 
 impl Engine {
+    pub(super) fn can_build(&self) -> Result<(), RuntimeError> {
+        if !self.daemon.is_podman {
+            return Ok(());
+        }
+        Err(RuntimeError::Unsupported {
+            engine: "Docker",
+            what: "images built on podman: what podman imports cannot carry its labels".to_owned(),
+        })
+    }
+
     pub(super) async fn build(
         &self,
         spec: &ImageSpec,
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<BuiltImage, RuntimeError> {
-        let packing = format!("pack the root file system of image `{}`", spec.name);
-        let root = spec.root.clone();
-        let action = packing.clone();
-        let content =
-            blocking(move || digest(&root).map_err(|error| RuntimeError::system(action, error)))
-                .await?;
+        self.can_build()?;
         let (repository, tag) = split(&spec.name);
-        let entry_point = serde_json::json!(spec.entry_point).to_string();
-        let all = xxhash_rust::xxh3::xxh3_128_with_seed(
-            entry_point.as_bytes(),
-            u64::try_from(content & u128::from(u64::MAX)).unwrap_or_default(),
-        ) ^ content;
-        let name = format!("{repository}:{tag}-{:012x}", all >> 80);
-        let mark = format!("{all:032x}");
+        let content = self.content(spec, repository).await?;
+        let Content { name, mark } = Content::new(spec, content);
         let there = self.find_built(&name, &mark).await?;
         let (id, bytes, creation) = if let Some((id, bytes)) = there {
             (id, bytes, Creation::Exists)
         } else {
             let mut changes = self.changes("built");
             changes.push(format!("LABEL {}={mark}", label::CONTENT));
+            let entry_point = serde_json::json!(spec.entry_point);
             changes.push(format!("ENTRYPOINT {entry_point}"));
-            changes.push("ENV PATH=/usr/bin".to_owned());
+            changes.push(format!("ENV {ENVIRONMENT}"));
             self.import_root(&name, spec, content, changes, progress)
                 .await?;
             let (id, bytes) = self.find_built(&name, &mark).await?.ok_or_else(|| {
@@ -72,6 +107,27 @@ impl Engine {
             creation,
             bytes,
         })
+    }
+
+    /// The digest of the files of an image, which are read only where they are not those of before.
+    async fn content(&self, spec: &ImageSpec, repository: &str) -> Result<u128, RuntimeError> {
+        let action = format!("pack the root file system of image `{}`", spec.name);
+        let failed = move |error| RuntimeError::system(action.clone(), error);
+        let (root, notes, repository) =
+            (spec.root.clone(), self.notes.clone(), repository.to_owned());
+        blocking(move || {
+            let of = fingerprint(&root).map_err(&failed)?;
+            if let Some(known) = notes.digest(&repository, of)? {
+                return Ok(known);
+            }
+            let content = digest(&root).map_err(&failed)?;
+            // What changed while it was read is not noted.
+            if fingerprint(&root).map_err(&failed)? == of {
+                notes.digested(&repository, of, content)?;
+            }
+            Ok(content)
+        })
+        .await
     }
 
     /// An image of that name that was built from that content.
@@ -133,6 +189,7 @@ impl Engine {
             (imported, Ok(_)) => return imported,
         };
         self.forget_image(name).await?;
+        self.notes.undigested(split(name).0)?;
         let action = format!("pack the root file system of image `{name}`");
         Err(RuntimeError::system(action, failed))
     }
@@ -194,5 +251,7 @@ impl Engine {
     }
 }
 
+/// Where containers look for programs.
+pub(super) const ENVIRONMENT: &str = "PATH=/usr/bin";
 /// How much is handed over at once.
 const PIECE: usize = 256 << 10;

@@ -1,9 +1,13 @@
 //! The daemon at the other end of the socket: connecting, its version, what its errors mean.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bollard::errors::Error;
+use bollard::models::{ContainerInspectResponse, ContainerSummary};
+use bollard::query_parameters::{InspectContainerOptions, ListContainersOptions};
 use bollard::{API_DEFAULT_VERSION, Docker};
+use tokio::time::sleep;
 
 use crate::RuntimeError;
 
@@ -54,6 +58,36 @@ impl Daemon {
         })
     }
 
+    /// Looks at a container. Each look at containers goes through here or [`Daemon::list`].
+    pub(super) async fn inspect(&self, id: &str) -> Result<ContainerInspectResponse, Error> {
+        let began = Instant::now();
+        loop {
+            let told = self
+                .api
+                .inspect_container(id, None::<InspectContainerOptions>)
+                .await;
+            if !is_between(&told) || began.elapsed() > CLEANUP {
+                return told;
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    /// All containers that fit.
+    pub(super) async fn list(
+        &self,
+        options: ListContainersOptions,
+    ) -> Result<Vec<ContainerSummary>, Error> {
+        let began = Instant::now();
+        loop {
+            let told = self.api.list_containers(Some(options.clone())).await;
+            if !is_between(&told) || began.elapsed() > CLEANUP {
+                return told;
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
     /// What an error of a call means.
     pub(super) fn failed(&self, action: impl Into<String>, source: Error) -> RuntimeError {
         let action = action.into();
@@ -78,6 +112,18 @@ impl Daemon {
         }
     }
 }
+
+/// Whether podman told of a container between its end and its cleanup: it is `stopped` then, which
+/// Docker's API does not have.
+fn is_between<T>(told: &Result<T, Error>) -> bool {
+    matches!(told, Err(Error::JsonDataError { message, .. }) if message.contains("`stopped`"))
+}
+
+/// Between two looks at a container that is cleaned up.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// Far longer than podman needs to clean up after a container.
+const CLEANUP: Duration = Duration::from_secs(20);
 
 /// The HTTP status of an answer that is an error.
 pub(super) fn status(error: &Error) -> Option<u16> {

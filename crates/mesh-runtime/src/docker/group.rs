@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum as Status};
 use bollard::query_parameters::{
-    CreateContainerOptions, InspectContainerOptions, ListContainersOptions, RemoveContainerOptions,
-    StartContainerOptions,
+    CreateContainerOptions, ListContainersOptions, RemoveContainerOptions, StartContainerOptions,
 };
 
 use super::daemon::{found, message, status};
@@ -210,11 +209,7 @@ impl Engine {
         container: &str,
         kind: &str,
     ) -> Result<Option<ContainerInspectResponse>, RuntimeError> {
-        let looked = self
-            .daemon
-            .api
-            .inspect_container(container, None::<InspectContainerOptions>)
-            .await;
+        let looked = self.daemon.inspect(container).await;
         let there = found(looked).map_err(|error| {
             self.daemon
                 .failed(format!("look at container `{container}`"), error)
@@ -386,7 +381,7 @@ impl Engine {
             filters: Some(filters),
             ..ListContainersOptions::default()
         };
-        let listed = self.daemon.api.list_containers(Some(options)).await;
+        let listed = self.daemon.list(options).await;
         let listed = listed.map_err(|error| self.daemon.failed("list containers", error))?;
         Ok(listed.into_iter().filter_map(|it| it.labels).collect())
     }

@@ -120,10 +120,16 @@ impl Engine {
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<(), RuntimeError> {
         let (repository, tag) = split(image);
+        // Podman 4 does not look at the tag when it imports.
+        let (repository, tag) = if self.daemon.is_podman {
+            (format!("{repository}:{tag}"), None)
+        } else {
+            (repository.to_owned(), Some(tag.to_owned()))
+        };
         let options = CreateImageOptions {
             from_src: Some("-".to_owned()),
-            repo: Some(repository.to_owned()),
-            tag: Some(tag.to_owned()),
+            repo: Some(repository),
+            tag,
             changes,
             ..CreateImageOptions::default()
         };
@@ -207,6 +213,10 @@ impl Engine {
 
     /// Removes all images that the engine imported.
     pub(super) async fn remove_images(&self) -> Result<(), RuntimeError> {
+        if self.daemon.is_podman {
+            // What podman imports is not found by its labels, and this one has the owner's name.
+            self.forget_image(&self.names.pause_image()).await?;
+        }
         let options = ListImagesOptions {
             all: true,
             filters: Some(self.names.filter("image")),

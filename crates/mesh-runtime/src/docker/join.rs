@@ -8,7 +8,7 @@ use bollard::models::{
     ContainerInspectResponse, EndpointIpamConfig, EndpointSettings, NetworkConnectRequest,
     NetworkDisconnectRequest,
 };
-use bollard::query_parameters::{InspectContainerOptions, ListContainersOptions};
+use bollard::query_parameters::ListContainersOptions;
 
 use super::daemon::{found, message, status};
 use super::group::{Owner, addresses};
@@ -82,11 +82,7 @@ impl Seen {
 impl Engine {
     /// A container of others; none if it is gone.
     pub(super) async fn see(&self, id: &str) -> Result<Option<Seen>, RuntimeError> {
-        let looked = self
-            .daemon
-            .api
-            .inspect_container(id, None::<InspectContainerOptions>)
-            .await;
+        let looked = self.daemon.inspect(id).await;
         let there = found(looked).map_err(|error| {
             self.daemon
                 .failed(format!("look at container `{id}`"), error)
@@ -101,7 +97,7 @@ impl Engine {
             filters: Some([("label".to_owned(), vec![LABEL_INJECT.to_owned()])].into()),
             ..ListContainersOptions::default()
         };
-        let listed = self.daemon.api.list_containers(Some(options)).await;
+        let listed = self.daemon.list(options).await;
         let listed = listed.map_err(|error| self.daemon.failed("list containers", error))?;
         Ok(listed.into_iter().filter_map(|it| it.id).collect())
     }

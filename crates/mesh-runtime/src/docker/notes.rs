@@ -6,7 +6,9 @@
 //!               /rules.json         when its redirect rules were set
 //!               /<unit>.stopped     the run that was stopped
 //!               /<unit>.ready       the run that was ready, and when
+//!               /<unit>.failed      why it did not start, where the daemon does not keep that
 //! <root>/.held-<container>          the run of a container of others that was paused
+//!       /.image-<repository>        what an image was built from, and the digest of that
 //! ```
 //!
 //! Each note names the run that it is about by the time of its start, so an old one says nothing.
@@ -32,6 +34,13 @@ struct Note {
     at: u64,
 }
 
+/// What files were like, and their digest.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+struct Digest {
+    of: u128,
+    digest: u128,
+}
+
 /// What a note is about.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum About<'a> {
@@ -41,6 +50,8 @@ pub(super) enum About<'a> {
     Stopped(&'a Name),
     /// The unit was ready.
     Ready(&'a Name),
+    /// The unit did not start.
+    Failed(&'a Name),
 }
 
 // === impl Notes ===
@@ -92,7 +103,23 @@ impl Notes {
     /// Forgets what was noted of a unit.
     pub(super) fn remove(&self, group: &Name, unit: &Name) -> Result<(), RuntimeError> {
         self.forget(group, About::Stopped(unit))?;
-        self.forget(group, About::Ready(unit))
+        self.forget(group, About::Ready(unit))?;
+        self.forget(group, About::Failed(unit))
+    }
+
+    /// Notes why a unit did not start.
+    pub(super) fn fail(&self, group: &Name, unit: &Name, reason: &str) -> Result<(), RuntimeError> {
+        record::make_directory(&self.group(group))?;
+        record::write(&self.path(group, About::Failed(unit)), &reason)
+    }
+
+    /// Why a unit did not start when it was told to last.
+    pub(super) fn failure(
+        &self,
+        group: &Name,
+        unit: &Name,
+    ) -> Result<Option<String>, RuntimeError> {
+        record::read(&self.path(group, About::Failed(unit)))
     }
 
     /// Notes that this run of a container of others was paused.
@@ -112,6 +139,32 @@ impl Notes {
         crate::process::network::remove_file(&self.held(container))
     }
 
+    /// The digest of files that an image was made from, if they are those of before.
+    pub(super) fn digest(&self, repository: &str, of: u128) -> Result<Option<u128>, RuntimeError> {
+        let note: Option<Digest> = record::read(&self.built(repository))?;
+        Ok(note.filter(|note| note.of == of).map(|note| note.digest))
+    }
+
+    /// Notes the digest of files that an image is made from.
+    pub(super) fn digested(
+        &self,
+        repository: &str,
+        of: u128,
+        digest: u128,
+    ) -> Result<(), RuntimeError> {
+        record::write(&self.built(repository), &Digest { of, digest })
+    }
+
+    /// Forgets the digest of an image's files.
+    pub(super) fn undigested(&self, repository: &str) -> Result<(), RuntimeError> {
+        crate::process::network::remove_file(&self.built(repository))
+    }
+
+    fn built(&self, repository: &str) -> PathBuf {
+        self.root
+            .join(format!(".image-{}", repository.replace('/', "_")))
+    }
+
     fn held(&self, container: &str) -> PathBuf {
         // No name of a group begins so.
         self.root.join(format!(".held-{container}"))
@@ -123,6 +176,7 @@ impl Notes {
             About::Rules => "rules.json".to_owned(),
             About::Stopped(unit) => format!("{unit}.stopped"),
             About::Ready(unit) => format!("{unit}.ready"),
+            About::Failed(unit) => format!("{unit}.failed"),
         };
         self.group(group).join(file)
     }

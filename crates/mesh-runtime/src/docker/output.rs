@@ -7,7 +7,7 @@ use bollard::query_parameters::LogsOptions;
 use futures_util::StreamExt as _;
 
 use super::Engine;
-use super::daemon::status;
+use super::daemon::{message, status};
 use super::unit::Container;
 use crate::{ExecOutput, LogOptions, LogStream, Name, RuntimeError};
 
@@ -22,7 +22,7 @@ impl Engine {
         match self.run_in(&container, command).await {
             Ok(output) => Ok(output),
             // It does not run, or ended meanwhile.
-            Err(error) if matches!(status(&error), Some(404 | 409)) => {
+            Err(error) if matches!(status(&error), Some(404 | 409)) || is_improper(&error) => {
                 Err(self.ended(group, unit).await)
             }
             Err(error) => {
@@ -94,6 +94,11 @@ impl Engine {
             Err(error) => Err(daemon.failed(action.clone(), error)),
         })))
     }
+}
+
+/// Podman's word for a container that does not run.
+fn is_improper(error: &bollard::errors::Error) -> bool {
+    message(error).is_some_and(|it| it.contains("container state improper"))
 }
 
 /// What a shell answers for a command that cannot be run.

@@ -60,6 +60,9 @@ impl Engine {
                 name: spec.name.to_string(),
             });
         }
+        if self.daemon.is_podman {
+            mounts_are_there(spec)?;
+        }
         self.write_shared(directory, spec).await?;
         if let Some(there) = there {
             self.upload(&there.id, &spec.name, directory, spec).await?;
@@ -153,10 +156,16 @@ impl Engine {
             .api
             .start_container(&container.id, None::<StartContainerOptions>);
         match started.await {
-            Ok(()) => Ok(Start::Started),
+            Ok(()) => {
+                self.notes.forget(group, About::Failed(unit))?;
+                Ok(Start::Started)
+            }
             // The daemon's answer to a command that cannot be run, and to a namespace that is gone.
             Err(error) => match message(&error) {
                 Some(reason) if !reason.contains("no space left on device") => {
+                    if self.daemon.is_podman {
+                        self.notes.fail(group, unit, reason.trim_end())?;
+                    }
                     Err(RuntimeError::NotStarted {
                         group: group.clone(),
                         unit: unit.clone(),
@@ -331,7 +340,13 @@ impl Engine {
             namespace_since: owner.and_then(|owner| owner.since),
             restart: container.spec.restart,
         };
-        Ok(state::of(&container.state, context))
+        let state = state::of(&container.state, context);
+        if state == UnitState::Created
+            && let Some(reason) = self.notes.failure(group, &container.spec.name)?
+        {
+            return Ok(UnitState::Failed { reason });
+        }
+        Ok(state)
     }
 
     pub(super) async fn stats(&self, group: &Name, unit: &Name) -> Result<UnitStats, RuntimeError> {
@@ -377,6 +392,18 @@ impl Engine {
             Err(error) => error,
         }
     }
+}
+
+/// Podman takes mounts of what is not there, and fails when the container starts.
+fn mounts_are_there(spec: &UnitSpec) -> Result<(), RuntimeError> {
+    for mount in &spec.mounts {
+        std::fs::metadata(&mount.source).map_err(|error| {
+            let text = format!("{}: {error}", mount.source.display());
+            let action = format!("mount what unit `{}` asks for", spec.name);
+            RuntimeError::system(action, std::io::Error::new(error.kind(), text))
+        })?;
+    }
+    Ok(())
 }
 
 /// Whether a process has a handler for a signal: a bit of `SigCgt`. Source: `proc_pid_status(5)`.

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read as _, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
@@ -11,7 +12,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::{Entry, RootFs, Source};
 
 /// Packs a root file system, and tells the digest of what was written.
-pub(crate) fn pack(root: &RootFs, out: impl Write) -> io::Result<(u128, impl Write)> {
+pub(crate) fn pack<W: Write>(root: &RootFs, out: W) -> io::Result<(u128, W)> {
     let mut archive = tar::Builder::new(Digesting {
         out,
         digest: Xxh3::new(),
@@ -44,6 +45,41 @@ pub(crate) fn pack(root: &RootFs, out: impl Write) -> io::Result<(u128, impl Wri
 /// The digest of a root file system as it is packed.
 pub(crate) fn digest(root: &RootFs) -> io::Result<u128> {
     pack(root, io::sink()).map(|(digest, _)| digest)
+}
+
+/// What says without reading them that files are those of before: where each is from, and when it was
+/// changed as the kernel tells it, which nobody can set back.
+pub(crate) fn fingerprint(root: &RootFs) -> io::Result<u128> {
+    let mut digest = Xxh3::new();
+    let mut take = |part: &[u8]| {
+        // With its length, so that no two lists of parts are one text.
+        digest.update(&part.len().to_le_bytes());
+        digest.update(part);
+    };
+    for (path, entry) in root.entries() {
+        take(path.as_os_str().as_encoded_bytes());
+        match entry {
+            Entry::Directory { mode } => take(&mode.to_le_bytes()),
+            Entry::File { source, mode } => {
+                take(&mode.to_le_bytes());
+                match source {
+                    Source::Bytes(bytes) => take(bytes),
+                    Source::Machine(from) => {
+                        let it = std::fs::metadata(from)?;
+                        take(from.as_os_str().as_encoded_bytes());
+                        take(
+                            &[it.dev(), it.ino(), it.size()]
+                                .map(u64::to_le_bytes)
+                                .concat(),
+                        );
+                        let changed = [it.ctime(), it.ctime_nsec(), it.mtime(), it.mtime_nsec()];
+                        take(&changed.map(i64::to_le_bytes).concat());
+                    }
+                }
+            }
+        }
+    }
+    Ok(digest.digest128())
 }
 
 /// The directories that lead to a path, without the root.

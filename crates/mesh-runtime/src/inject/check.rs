@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use mesh_model::sidecar::PROXY_UID;
-use mesh_model::{Problem, Problems, WorkloadPort, WorkloadService};
+use mesh_model::{Mode, Problem, Problems, WorkloadPort, WorkloadService};
 
-use super::{Application, MeshFacts, Resolver, Runner};
+use super::{Application, MeshFacts, Resolver};
 
 /// Everything that is wrong, with the paths of the fields.
 pub(super) fn problems(application: &Application, facts: &MeshFacts) -> Problems {
@@ -19,7 +19,7 @@ pub(super) fn problems(application: &Application, facts: &MeshFacts) -> Problems
             ));
         }
     }
-    let needs_command = application.runner == Runner::Group
+    let needs_command = application.is_run_by_group()
         && (application.image.is_none() || !application.command.is_empty());
     if needs_command && application.command.first().is_none_or(String::is_empty) {
         problems.push(Problem::new("command", "", "a program and its arguments"));
@@ -30,6 +30,9 @@ pub(super) fn problems(application: &Application, facts: &MeshFacts) -> Problems
             application.name.as_str(),
             "a name that the control plane does not use",
         ));
+    }
+    if application.mode == Mode::Gateway {
+        check_gateway(application, &mut problems);
     }
     check_services(&application.services, &mut problems);
     match application.explicit() {
@@ -43,11 +46,26 @@ pub(super) fn problems(application: &Application, facts: &MeshFacts) -> Problems
         None => problems.push(Problem::new(
             "upstreams",
             application.upstreams.len().to_string(),
-            "none in transparent mode, where services are called by their names",
+            "none but in explicit mode: elsewhere services are called by their names",
         )),
     }
     check_facts(facts, &mut problems);
     problems
+}
+
+/// A gateway has no application: whatever is said of one is a mistake.
+fn check_gateway(application: &Application, problems: &mut Problems) {
+    let parts = [
+        ("command", application.command.len()),
+        ("services", application.services.len()),
+        ("environment", application.environment.len()),
+        ("mounts", application.mounts.len()),
+        ("image", usize::from(application.image.is_some())),
+    ];
+    for (field, count) in parts.into_iter().filter(|(_, count)| *count > 0) {
+        let expected = "nothing: a gateway has no application";
+        problems.push(Problem::new(field, count.to_string(), expected));
+    }
 }
 
 pub(super) fn check_services(services: &[WorkloadService], problems: &mut Problems) {

@@ -26,6 +26,7 @@ pub fn parse_port(text: &str) -> Result<WorkloadPort, Problem> {
         name: name.to_owned(),
         number,
         target: target.unwrap_or(number),
+        inside: None,
         protocol: protocol(name)?,
     })
 }
@@ -62,6 +63,7 @@ mod tests {
             name: name.to_owned(),
             number,
             target,
+            inside: None,
             protocol,
         };
         let http = port("http", 80, 8080, Protocol::Http);

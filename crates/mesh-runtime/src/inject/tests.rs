@@ -36,6 +36,7 @@ fn port(name: &str, number: u16, target: u16, protocol: Protocol) -> WorkloadPor
         name: name.to_owned(),
         number,
         target,
+        inside: None,
         protocol,
     }
 }
@@ -78,13 +79,13 @@ fn refusal(application: &Application) -> String {
 }
 
 #[test]
-fn the_application_starts_after_its_sidecar_is_ready_and_that_after_the_rules_are_watched() {
+fn the_application_starts_after_its_sidecar_is_ready_and_that_beside_who_watches_the_rules() {
     let injected = inject(&application(), &facts()).unwrap();
     let units = units(&injected);
     let [rules, sidecar, app] = units.as_slice() else {
         panic!("{units:?}");
     };
-    assert_eq!(sidecar.after[0].unit, rules.name);
+    assert!(sidecar.after.is_empty() && rules.after.is_empty());
     assert_eq!(app.after[0].unit, sidecar.name);
     assert_eq!(app.after[0].condition, Condition::Ready);
     let ready = &sidecar.readiness.as_ref().unwrap().check;
@@ -150,8 +151,34 @@ fn an_explicit_application_has_no_rules_no_right_and_is_told_of_its_sidecar() {
     application.mode = Mode::Transparent;
     assert_eq!(
         refusal(&application),
-        "upstreams: `1` is not none in transparent mode, where services are called by their names"
+        "upstreams: `1` is not none but in explicit mode: elsewhere services are called by their names"
     );
+}
+
+#[test]
+fn a_gateway_is_a_proxy_that_may_bind_low_ports_and_nothing_else() {
+    let mut application = application();
+    application.mode = Mode::Gateway;
+    let refused = refusal(&application);
+    assert!(
+        refused.contains("command") && refused.contains("services"),
+        "{refused}"
+    );
+    application.command.clear();
+    application.services.clear();
+    let mut facts = facts();
+    facts.root_hashes = vec!["0f".repeat(32)];
+    let injected = inject(&application, &facts).unwrap();
+    assert_eq!(injected.policy, None);
+    let units = units(&injected);
+    let [sidecar] = units.as_slice() else {
+        panic!("{units:?}");
+    };
+    assert_eq!(sidecar.capabilities, [Capability::NetBindService].into());
+    assert_eq!(sidecar.uid, 1337);
+    let config: SidecarConfig = serde_json::from_slice(&sidecar.files[0].contents.0).unwrap();
+    assert!(config.workload.gateway && config.rules_verdict.is_none());
+    assert_eq!(config.validate(), Ok(()));
 }
 
 #[test]

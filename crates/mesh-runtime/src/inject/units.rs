@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use mesh_model::sidecar::{PROXY_UID, READINESS_PORT};
-use mesh_model::{Problems, SidecarConfig, Workload};
+use mesh_model::{Mode, Problems, SidecarConfig, Workload};
 
-use super::{InjectedGroup, JoinToken, Runner};
+use super::{InjectedGroup, JoinToken};
 use crate::redirect::Policy;
 use crate::{
     Addresses, Capability, Condition, Contents, Dependency, DirectorySpec, FileSpec, Group, Name,
@@ -92,6 +92,9 @@ impl InjectedGroup {
                 labels: application.labels.clone(),
                 services: application.services.clone(),
                 explicit: application.explicit(),
+                sidecar: mesh_model::Sidecar::Present,
+                capture: mesh_model::Capture::default(),
+                gateway: application.mode == Mode::Gateway,
             },
             trust_domain: facts.trust_domain.clone(),
             pilots: facts.pilots.clone(),
@@ -123,7 +126,7 @@ impl InjectedGroup {
             .map(|policy| self.rules(policy, &files))
             .transpose()?;
         let sidecar = self.sidecar(place, &files, &config)?;
-        let app = (self.application.runner == Runner::Group).then(|| self.app());
+        let app = self.application.is_run_by_group().then(|| self.app());
         Ok(rules.into_iter().chain([sidecar]).chain(app).collect())
     }
 
@@ -178,11 +181,13 @@ impl InjectedGroup {
             owned(PROXY_UID, 0o600, files.config(), config),
             owned(PROXY_UID, 0o600, files.token(), token),
         ];
+        // A container may bind every port of its network anyway.
+        if self.application.mode == Mode::Gateway && self.facts.image.is_none() {
+            unit.capabilities = [Capability::NetBindService].into();
+        }
         unit.readiness = Some(Readiness::http(READINESS_PORT, "/ready"));
-        let rules = self.policy.iter();
-        unit.after = rules
-            .map(|_| after(RULES_UNIT, Condition::Started))
-            .collect();
+        // The engine has set the rules already; that they are watched is a part of being ready, so
+        // the watcher may start at the same time.
         Ok(unit)
     }
 

@@ -186,8 +186,12 @@ impl Engine {
             self.layout.root.clone(),
         ] {
             match fs::remove_dir(&directory) {
-                // Somebody else keeps something there.
-                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
+                // Somebody else keeps something there, or it is a file system of its own.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy
+                    ) => {}
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     let action = format!("remove `{}`", directory.display());
                     errors.push(RuntimeError::system(action, error));

@@ -8,7 +8,7 @@ use mesh_runtime::{
 };
 
 use crate::conformance::bed::{Bed as _, group, name, run, settle};
-use crate::host::{on_a_bed, on_a_daemon};
+use crate::host::{DockerBed, on_a_bed, on_a_daemon};
 
 #[test]
 fn a_daemon_that_is_away_is_told_with_what_to_do() {
@@ -78,51 +78,53 @@ fn after_a_restart_of_the_daemon_nothing_runs_without_its_namespace_and_all_come
 
 #[test]
 fn a_container_or_network_of_somebody_else_is_left_alone() {
-    on_a_bed(async |bed| {
-        let engine = bed.engine().await;
-        bed.docker(&["network", "create", "mesh_mesh"]);
-        let error = engine
-            .create_network(&NetworkSpec::mesh())
-            .await
-            .unwrap_err();
+    on_a_bed(foreign);
+}
+
+pub(crate) async fn foreign(bed: &mut DockerBed) {
+    let engine = bed.engine().await;
+    bed.docker(&["network", "create", "mesh_mesh"]);
+    let error = engine
+        .create_network(&NetworkSpec::mesh())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            RuntimeError::NameTaken {
+                kind: "network",
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    bed.docker(&["network", "rm", "mesh_mesh"]);
+    let web = settle(&*engine, "shop.web").await;
+    for foreign in ["mesh_shop.cart", "mesh_shop.web_app"] {
+        bed.docker(&["create", "--name", foreign, crate::host::IMAGE, "/guest"]);
+    }
+    let unit = bed.unit("app", &["sleep"]);
+    for error in [
+        engine.create_group(&group("shop.cart")).await.unwrap_err(),
+        engine.remove_group(&name("shop.cart")).await.unwrap_err(),
+        engine.create_unit(&web, &unit).await.unwrap_err(),
+        engine.remove_unit(&web, &unit.name).await.unwrap_err(),
+    ] {
         assert!(
             matches!(
                 error,
                 RuntimeError::NameTaken {
-                    kind: "network",
+                    kind: "container",
                     ..
                 }
             ),
             "{error:?}"
         );
-        bed.docker(&["network", "rm", "mesh_mesh"]);
-        let web = settle(&*engine, "shop.web").await;
-        for foreign in ["mesh_shop.cart", "mesh_shop.web_app"] {
-            bed.docker(&["create", "--name", foreign, crate::host::IMAGE, "/guest"]);
-        }
-        let unit = bed.unit("app", &["sleep"]);
-        for error in [
-            engine.create_group(&group("shop.cart")).await.unwrap_err(),
-            engine.remove_group(&name("shop.cart")).await.unwrap_err(),
-            engine.create_unit(&web, &unit).await.unwrap_err(),
-            engine.remove_unit(&web, &unit.name).await.unwrap_err(),
-        ] {
-            assert!(
-                matches!(
-                    error,
-                    RuntimeError::NameTaken {
-                        kind: "container",
-                        ..
-                    }
-                ),
-                "{error:?}"
-            );
-        }
-        engine.remove_all().await.unwrap();
-        let left = bed.docker(&["ps", "--all", "--format", "{{.Names}}"]);
-        let left: BTreeSet<_> = left.lines().collect();
-        assert_eq!(left, ["mesh_shop.cart", "mesh_shop.web_app"].into());
-    });
+    }
+    engine.remove_all().await.unwrap();
+    let left = bed.docker(&["ps", "--all", "--format", "{{.Names}}"]);
+    let left: BTreeSet<_> = left.lines().collect();
+    assert_eq!(left, ["mesh_shop.cart", "mesh_shop.web_app"].into());
 }
 
 #[test]

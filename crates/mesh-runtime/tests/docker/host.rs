@@ -1,4 +1,4 @@
-//! A Docker daemon for one test of the engine, and what can be seen of it.
+//! A container daemon for one test of the engine, and what can be seen of it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +10,7 @@ use std::thread;
 use mesh_runtime::{DockerEngine, DockerOptions, Name, Runtime, RuntimeError, UnitSpec};
 
 use crate::conformance::bed::{Bed, group, guest, name};
-use crate::dockerd::{Dockerd, processes};
+use crate::dockerd::{Dockerd, Kind, processes};
 
 /// A daemon that can run the guest program.
 pub(crate) struct DockerBed {
@@ -22,22 +22,44 @@ pub(crate) const IMAGE: &str = "mesh-test/guest:1";
 
 /// Runs a test with a daemon of its own and the image of the guest program, and takes both away.
 pub(crate) fn on_a_bed(test: impl AsyncFnOnce(&mut DockerBed) + Send) {
-    on_a_daemon(None, async |bed| {
+    on_a_bed_of(Kind::Docker, None, test);
+}
+
+/// The same on podman.
+pub(crate) fn on_a_podman_bed(test: impl AsyncFnOnce(&mut DockerBed) + Send) {
+    on_a_bed_of(Kind::Podman, None, test);
+}
+
+fn on_a_bed_of(
+    kind: Kind,
+    small: Option<&'static str>,
+    test: impl AsyncFnOnce(&mut DockerBed) + Send,
+) {
+    on_a_daemon_of(kind, small, async |bed| {
         let engine = bed.open("mesh").await.unwrap();
         bed.import(&engine).await.unwrap();
         test(bed).await;
     });
 }
 
-/// Runs a test with a daemon that has nothing.
+/// Runs a test with a Docker daemon that has nothing.
 pub(crate) fn on_a_daemon(
+    small: Option<&'static str>,
+    test: impl AsyncFnOnce(&mut DockerBed) + Send,
+) {
+    on_a_daemon_of(Kind::Docker, small, test);
+}
+
+/// Runs a test with a daemon that has nothing.
+pub(crate) fn on_a_daemon_of(
+    kind: Kind,
     small: Option<&'static str>,
     test: impl AsyncFnOnce(&mut DockerBed) + Send,
 ) {
     thread::scope(|scope| {
         // The daemon ends with the thread that started it, whatever becomes of the test.
         let test = scope.spawn(|| {
-            let mut bed = DockerBed::start(small);
+            let mut bed = DockerBed::start(kind, small);
             in_a_loop(async || test(&mut bed).await);
         });
         if let Err(panic) = test.join() {
@@ -69,8 +91,8 @@ impl DerefMut for DockerBed {
 }
 
 impl DockerBed {
-    fn start(small: Option<&'static str>) -> Self {
-        let daemon = Dockerd::start(small);
+    fn start(kind: Kind, small: Option<&'static str>) -> Self {
+        let daemon = Dockerd::start(kind, small);
         fs::create_dir(daemon.path("rootfs")).unwrap();
         fs::copy(guest(), daemon.path("rootfs/guest")).unwrap();
         Self { daemon }
@@ -177,7 +199,9 @@ impl Bed for DockerBed {
         let ours = processes("/guest").into_iter().filter(|line| {
             let pid = line.split_whitespace().nth(1).unwrap_or_default();
             let cgroup = fs::read_to_string(Path::new(pid).join("cgroup")).unwrap_or_default();
-            cgroup.contains(&self.mark())
+            let mounts = fs::read_to_string(Path::new(pid).join("mountinfo")).unwrap_or_default();
+            // Of Docker's containers the cgroup tells whose they are, of podman's their root.
+            cgroup.contains(&self.mark()) || mounts.contains(&self.mark())
         });
         things.extend(ours);
         things

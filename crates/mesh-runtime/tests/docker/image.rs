@@ -7,30 +7,32 @@ use mesh_runtime::docker::Progress;
 use mesh_runtime::{Capability, Runtime as _, RuntimeError, UnitSpec};
 
 use crate::conformance::bed::{Bed as _, eventually, name, said, settle};
-use crate::host::{on_a_bed, on_a_daemon};
+use crate::host::{DockerBed, on_a_bed, on_a_daemon};
 
 #[test]
 fn an_image_that_is_missing_is_named_with_what_to_do() {
-    on_a_bed(async |bed| {
-        let engine = bed.engine().await;
-        let web = settle(&*engine, "shop.web").await;
-        let mut unit = bed.unit("app", &["sleep"]);
-        unit.image = Some("mesh-test/none:1".to_owned());
-        let error = engine.create_unit(&web, &unit).await.unwrap_err();
-        assert_eq!(error.to_string(), "there is no image `mesh-test/none:1`");
-        assert_eq!(error.hint(), Some("pull it, or import it"));
-        let error = engine.status(&web, &unit.name).await.unwrap_err();
-        assert!(
-            matches!(error, RuntimeError::NotFound { kind: "unit", .. }),
-            "{error:?}"
-        );
-        unit.image = None;
-        let error = engine.create_unit(&web, &unit).await.unwrap_err();
-        assert!(
-            matches!(error, RuntimeError::Unsupported { .. }),
-            "{error:?}"
-        );
-    });
+    on_a_bed(missing_image);
+}
+
+pub(crate) async fn missing_image(bed: &mut DockerBed) {
+    let engine = bed.engine().await;
+    let web = settle(&*engine, "shop.web").await;
+    let mut unit = bed.unit("app", &["sleep"]);
+    unit.image = Some("mesh-test/none:1".to_owned());
+    let error = engine.create_unit(&web, &unit).await.unwrap_err();
+    assert_eq!(error.to_string(), "there is no image `mesh-test/none:1`");
+    assert_eq!(error.hint(), Some("pull it, or import it"));
+    let error = engine.status(&web, &unit.name).await.unwrap_err();
+    assert!(
+        matches!(error, RuntimeError::NotFound { kind: "unit", .. }),
+        "{error:?}"
+    );
+    unit.image = None;
+    let error = engine.create_unit(&web, &unit).await.unwrap_err();
+    assert!(
+        matches!(error, RuntimeError::Unsupported { .. }),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -147,23 +149,25 @@ fn a_directory_that_is_not_there_makes_no_image() {
 
 #[test]
 fn a_full_disk_is_told_as_such_and_leaves_nothing() {
-    on_a_daemon(Some("size=8m"), async |bed| {
-        let engine = bed.open("mesh").await.unwrap();
-        fs::write(bed.path("rootfs/big"), vec![7; 16 << 20]).unwrap();
-        let error = bed.import(&engine).await.unwrap_err();
-        assert!(matches!(error, RuntimeError::DiskFull { .. }), "{error:?}");
-        assert!(error.hint().is_some());
-        assert_eq!(bed.docker(&["images", "--all", "--quiet"]), "");
+    on_a_daemon(Some("size=8m"), full_disk);
+}
 
-        // What fits still works, and a unit that fills the rest fails by itself alone.
-        fs::remove_file(bed.path("rootfs/big")).unwrap();
-        bed.import(&engine).await.unwrap();
-        let web = settle(&engine, "shop.web").await;
-        let text = said(&engine, &web, &bed.unit("print", &["print", "fits"])).await;
-        assert_eq!(text, "fits\n");
-        assert_eq!(
-            engine.group(&web).await.unwrap().spec.name,
-            name("shop.web")
-        );
-    });
+pub(crate) async fn full_disk(bed: &mut DockerBed) {
+    let engine = bed.open("mesh").await.unwrap();
+    fs::write(bed.path("rootfs/big"), vec![7; 16 << 20]).unwrap();
+    let error = bed.import(&engine).await.unwrap_err();
+    assert!(matches!(error, RuntimeError::DiskFull { .. }), "{error:?}");
+    assert!(error.hint().is_some());
+    assert_eq!(bed.docker(&["images", "--all", "--quiet"]), "");
+
+    // What fits still works, and a unit that fills the rest fails by itself alone.
+    fs::remove_file(bed.path("rootfs/big")).unwrap();
+    bed.import(&engine).await.unwrap();
+    let web = settle(&engine, "shop.web").await;
+    let text = said(&engine, &web, &bed.unit("print", &["print", "fits"])).await;
+    assert_eq!(text, "fits\n");
+    assert_eq!(
+        engine.group(&web).await.unwrap().spec.name,
+        name("shop.web")
+    );
 }

@@ -28,7 +28,7 @@ fn ask(bed: &DockerBed, unit: &str, uid: u32, name: &str) -> UnitSpec {
 }
 
 /// Answers in place of the proxy at its DNS port, as the proxy's user.
-async fn answer(bed: &DockerBed, engine: &dyn Runtime, web: &Name) {
+pub(crate) async fn answer(bed: &DockerBed, engine: &dyn Runtime, web: &Name) {
     let mut proxy = bed.unit("proxy", &["dns-answer", "127.0.0.1:15053", "192.0.2.1"]);
     (proxy.uid, proxy.gid) = (PROXY, PROXY);
     run(engine, web, &proxy).await;

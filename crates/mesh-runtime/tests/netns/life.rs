@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::Command;
 
 use mesh_runtime::{
-    Creation, NetworkSpec, Removal, Runtime as _, RuntimeError, Start, Stop, UnitState,
+    Contents, Creation, FileSpec, NetworkSpec, Removal, Runtime as _, RuntimeError, Start, Stop,
+    UnitSpec, UnitState,
 };
 
 use crate::host::{self, name, on_a_host};
@@ -180,7 +182,7 @@ fn units_outlive_the_process_that_started_them() {
     }
     on_a_host(async |host| {
         let test = "life::units_outlive_the_process_that_started_them";
-        let status = std::process::Command::new(std::env::current_exe().unwrap())
+        let status = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", test])
             .env("MESH_RUNTIME_TEST_CALLER", host.path("engine"))
             .stdout(std::process::Stdio::null())
@@ -274,5 +276,50 @@ fn groups_are_found_by_their_labels() {
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].group.spec.name, name("b"));
         assert_eq!(engine.list(&BTreeMap::new()).await.unwrap().len(), 2);
+    });
+}
+
+#[test]
+fn a_full_disk_is_told_as_such_and_what_fits_still_works() {
+    on_a_host(async |host| {
+        let root = host.path("engine");
+        fs::create_dir(&root).unwrap();
+        let run = |program: &str, arguments: &[&str]| {
+            let mut command = Command::new(program);
+            assert!(
+                command
+                    .args(arguments)
+                    .arg(&root)
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+        };
+        run(
+            "mount",
+            &["-t", "tmpfs", "-o", "size=512k,mode=711", "tmpfs"],
+        );
+        let engine = host.engine();
+        engine.create_network(&NetworkSpec::mesh()).await.unwrap();
+        let group = host.group(&engine, "shop.web").await;
+        let web = group.spec.name;
+        let file = |size: usize| FileSpec {
+            path: group.directory.join("data"),
+            contents: Contents(vec![7; size]),
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+        };
+        let mut unit = UnitSpec::new(name("app"), ["sleep", "60"]);
+        unit.files = vec![file(1 << 20)];
+        let error = engine.create_unit(&web, &unit).await.unwrap_err();
+        assert!(matches!(error, RuntimeError::DiskFull { .. }), "{error:?}");
+        assert!(error.hint().is_some());
+        // Nothing of it takes the place of what fits.
+        unit.files = vec![file(128 << 10)];
+        engine.create_unit(&web, &unit).await.unwrap();
+        engine.start_unit(&web, &unit.name).await.unwrap();
+        engine.remove_all().await.unwrap();
+        run("umount", &[]);
     });
 }

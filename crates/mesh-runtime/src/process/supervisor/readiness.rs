@@ -94,7 +94,7 @@ async fn run(
 const FIRST_WAIT: Duration = Duration::from_millis(5);
 
 /// Between two questions, while the answer is no.
-const LONGEST_WAIT: Duration = Duration::from_millis(20);
+const LONGEST_WAIT: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 mod tests {
