@@ -1,5 +1,6 @@
 //! The assembly of an agent: everything is bound first, then started, and ended in the reverse order.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_identity::renewal::{random_jitter, system_clock};
-use mesh_identity::{CredentialDirectory, CredentialStore, Fingerprint, Renewal, TokenFile};
+use mesh_identity::{CredentialDirectory, CredentialStore, Renewal};
 use mesh_model::{Health, Namespace, SidecarConfig, SpiffeId};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
@@ -21,6 +22,7 @@ use tracing::{info, warn};
 
 use crate::bootstrap;
 use crate::config::{self, Paths, Ports, Timing};
+use crate::control_plane::{ControlPlane, Join};
 use crate::dns::{self, Dns};
 use crate::envoy::admin::Admin;
 use crate::envoy::{self, EnvoyStatus, Supervisor};
@@ -42,6 +44,9 @@ pub struct Agent {
     timing: Timing,
     search: Option<OsString>,
     probes: Vec<AppProbe>,
+    app_ports: BTreeSet<u16>,
+    control: Option<watch::Receiver<ControlPlane>>,
+    is_token_renewed: bool,
 }
 
 /// Everything that can be refused, had before anything starts.
@@ -88,6 +93,9 @@ impl Agent {
             timing: Timing::default(),
             search: None,
             probes: Vec::new(),
+            app_ports: BTreeSet::new(),
+            control: None,
+            is_token_renewed: false,
         }
     }
 
@@ -116,6 +124,30 @@ impl Agent {
     #[must_use]
     pub fn with_app_probes(mut self, probes: Vec<AppProbe>) -> Self {
         self.probes = probes;
+        self
+    }
+
+    /// With a control plane that moves: what is told holds from then on, in place of what the
+    /// configuration says.
+    #[must_use]
+    pub fn with_control_plane(mut self, control: watch::Receiver<ControlPlane>) -> Self {
+        self.control = Some(control);
+        self
+    }
+
+    /// With a token that somebody renews, as Nomad does: it is shown at each renewal of the
+    /// certificate, before that.
+    #[must_use]
+    pub fn with_renewed_token(mut self) -> Self {
+        self.is_token_renewed = true;
+        self
+    }
+
+    /// With ports at which the application has to take connections before Pilot is told that it may
+    /// be called: for where nothing else says that it has started.
+    #[must_use]
+    pub fn with_app_ports(mut self, ports: impl IntoIterator<Item = u16>) -> Self {
+        self.app_ports = ports.into_iter().collect();
         self
     }
 
@@ -210,12 +242,14 @@ impl Agent {
         Application {
             address: addresses.find(IpAddr::is_ipv4),
             probes: self.probes.clone(),
+            ports: self.app_ports.clone(),
         }
     }
 
     /// Starts every part; Envoy's are given back, because they end first.
     fn start(&self, ground: Ground, stops: &Stops, tasks: &mut JoinSet<()>) -> JoinSet<()> {
         let config = &self.config;
+        let control = self.control_plane();
         let paths = ground.paths;
         let rest = || stops.rest.clone();
         let store = CredentialStore::empty();
@@ -228,7 +262,8 @@ impl Agent {
         let (status, status_told) = watch::channel(EnvoyStatus::default());
         let (relay, envoys) = mpsc::channel(1);
 
-        tasks.spawn(self.renewal(&paths, store.clone()).run(rest()));
+        let renewal = self.renewal(&paths, store.clone(), control.clone());
+        tasks.spawn(renewal.run(rest()));
         let sds = Sds::new(store.clone(), rest());
         tasks.spawn(local::serve(ground.socket, relay, sds, rest()));
         let relay = Relay {
@@ -244,7 +279,7 @@ impl Agent {
         tasks.spawn(relay.run(rest()));
         let registration = Registration {
             workload: config.workload.clone(),
-            pilots: config.pilots.clone(),
+            control,
             pilot_identity: self.pilot_identity(),
             store: store.clone(),
             health: health_told,
@@ -252,11 +287,8 @@ impl Agent {
             registered,
         };
         tasks.spawn(registration.run(rest()));
-        let dns = Dns::new(
-            names_told.clone(),
-            config.workload.namespace.clone(),
-            config.upstream_dns.clone(),
-        );
+        let namespace = config.workload.namespace.clone();
+        let dns = Dns::new(names_told.clone(), namespace, config.upstream_dns.clone());
         tasks.spawn(dns.run(ground.dns, rest()));
         let watcher = Watcher {
             store,
@@ -264,6 +296,7 @@ impl Agent {
             verdict: config.rules_verdict.clone(),
             verdict_age: self.timing.verdict_age,
             addresses: config.workload.addresses.clone(),
+            application: self.application(),
             interval: self.timing.readiness_interval,
             leaving: stops.leaving.clone(),
             report,
@@ -298,13 +331,19 @@ impl Agent {
         envoy
     }
 
-    fn renewal(&self, paths: &Paths, store: CredentialStore) -> Renewal {
+    /// Where the control plane is: what is told, or what is configured, for ever.
+    fn control_plane(&self) -> watch::Receiver<ControlPlane> {
+        let configured = || watch::channel(ControlPlane::of(&self.config)).1;
+        self.control.clone().unwrap_or_else(configured)
+    }
+
+    fn renewal(
+        &self,
+        paths: &Paths,
+        store: CredentialStore,
+        control: watch::Receiver<ControlPlane>,
+    ) -> Renewal {
         let config = &self.config;
-        let roots = config
-            .root_hashes
-            .iter()
-            // Each was parsed when the configuration was validated.
-            .filter_map(|hash| hash.parse::<Fingerprint>().ok());
         Renewal {
             identity: config.workload.identity(&config.trust_domain),
             ttl: config
@@ -312,10 +351,10 @@ impl Agent {
                 .map_or(CERTIFICATE_TTL, Duration::from_secs),
             store,
             directory: Some(CredentialDirectory::new(&paths.identity)),
-            source: Box::new(TokenFile {
-                path: config.token_file.clone(),
-                addresses: config.cas.clone(),
-                roots: roots.collect(),
+            source: Box::new(Join {
+                token: config.token_file.clone(),
+                is_renewed: self.is_token_renewed,
+                control,
             }),
             clock: system_clock(),
             jitter: random_jitter(),

@@ -21,6 +21,7 @@ mod agent;
 mod backoff;
 mod bootstrap;
 pub mod config;
+mod control_plane;
 mod dns;
 mod envoy;
 mod error;
@@ -36,6 +37,7 @@ mod wait;
 
 pub use agent::{Agent, run};
 pub use config::{Ports, Timing};
+pub use control_plane::ControlPlane;
 pub use error::AgentError;
 pub use readiness::application::{AppProbe, AppProbeKind};
 pub use wait::{WaitError, wait_ready};

@@ -41,6 +41,8 @@ pub(crate) struct Watcher {
     pub(crate) verdict_age: Duration,
     /// The workload's own addresses, which are called to see whether the rules catch it.
     pub(crate) addresses: Vec<IpAddr>,
+    /// The application, as far as Pilot is to be told of it.
+    pub(crate) application: application::Application,
     /// How often it is looked once it was ready.
     pub(crate) interval: Duration,
     /// The agent ends.
@@ -119,7 +121,9 @@ impl Watcher {
             leaving,
         };
         let report = Report::new(&facts, SystemTime::now(), self.verdict_age);
-        let health = tracker.look(report.is_ready(), leaving);
+        // The gate that holds the application asks for the report: that must not wait for it.
+        let serves = report.is_ready() && self.application.takes_connections().await;
+        let health = tracker.look(serves, leaving);
         self.report.send_if_modified(|known| {
             let changed = known.is_ready() != report.is_ready();
             if changed {

@@ -1,7 +1,7 @@
 //! Registration with every replica of Pilot: a stream to each that lives as long as the workload.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -21,6 +21,7 @@ use tonic::{Code, Status};
 use tracing::{debug, info, warn};
 
 use crate::backoff::Backoff;
+use crate::control_plane::ControlPlane;
 use crate::envoy::admin::Admin;
 use crate::relay::Registered;
 
@@ -29,8 +30,8 @@ use crate::relay::Registered;
 pub(crate) struct Registration {
     /// Who is registered.
     pub(crate) workload: Workload,
-    /// Replicas of Pilot.
-    pub(crate) pilots: Vec<SocketAddr>,
+    /// Where replicas of Pilot are.
+    pub(crate) control: watch::Receiver<ControlPlane>,
     /// Whom a replica must prove to be.
     pub(crate) pilot_identity: SpiffeId,
     /// Own credentials; nothing is tried before there are any.
@@ -45,25 +46,39 @@ pub(crate) struct Registration {
 
 impl Registration {
     /// Keeps a registration with each replica until `stop`.
+    ///
+    /// A replica that is no longer told of is left when its stream ends, and not before: it may
+    /// only be between two registrations of its own, and one that goes says so.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let registration = Arc::new(self);
-        let mut replicas: FuturesUnordered<_> = registration
-            .pilots
-            .iter()
-            .map(|&address| registration.keep(address))
-            .collect();
-        let all = async { while replicas.next().await.is_some() {} };
-        tokio::select! {
-            () = all => {}
-            () = stop.cancelled() => {}
+        let mut control = self.control.clone();
+        let mut is_told = true;
+        let mut kept = BTreeSet::new();
+        let mut replicas = FuturesUnordered::new();
+        loop {
+            for &address in &control.borrow_and_update().pilots {
+                if kept.insert(address) {
+                    replicas.push(self.keep(address));
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = control.changed(), if is_told => is_told = changed.is_ok(),
+                Some(address) = replicas.next() => {
+                    kept.remove(&address);
+                }
+            }
         }
     }
 
-    /// One replica, for ever.
-    async fn keep(&self, address: SocketAddr) {
+    /// One replica, for as long as it is told of.
+    async fn keep(&self, address: SocketAddr) -> SocketAddr {
         let mut backoff = Backoff::new(RETRY_MIN, RETRY_MAX);
         loop {
             self.store.ready().await;
+            if !self.control.borrow().pilots.contains(&address) {
+                info!(pilot = %address, "pilot is not there any more");
+                return address;
+            }
             let begun = Instant::now();
             let tls = ClientTls::mutual(self.store.clone(), self.pilot_identity.clone());
             let channel = mesh_identity::transport::channel(address, tls);
@@ -187,6 +202,7 @@ fn workload(workload: &Workload) -> wire::Workload {
         number: port.number.into(),
         target: port.target.into(),
         protocol: protocol(port.protocol),
+        inside: port.inside.unwrap_or(0).into(),
     };
     let service = |service: &WorkloadService| wire::WorkloadService {
         name: service.name.to_string(),
@@ -200,6 +216,11 @@ fn workload(workload: &Workload) -> wire::Workload {
         labels: workload.labels.clone(),
         services: workload.services.iter().map(service).collect(),
         explicit: workload.explicit.as_ref().map(explicit),
+        capture: (!workload.capture.is_usual()).then(|| wire::Capture {
+            outbound: workload.capture.outbound.into(),
+            inbound: workload.capture.inbound.into(),
+        }),
+        gateway: workload.gateway,
     }
 }
 

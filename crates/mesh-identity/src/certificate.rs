@@ -186,6 +186,14 @@ impl Certificate {
         self.is_root
     }
 
+    /// The common name of its subject, if it has exactly one.
+    pub fn common_name(&self) -> Option<&str> {
+        match self.common_names.as_slice() {
+            [name] => Some(name),
+            _ => None,
+        }
+    }
+
     pub(crate) fn common_names(&self) -> &[String] {
         &self.common_names
     }

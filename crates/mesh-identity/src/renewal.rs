@@ -30,6 +30,12 @@ pub trait JoinSource: Send + Sync {
 
     /// A proof for a workload without a certificate that holds; asked for at each attempt.
     fn ticket(&self) -> JoinFuture<'_, Ticket>;
+
+    /// Whether the ticket is shown before the current certificate: somebody renews it, and what it
+    /// proves may have changed. The certificate follows when that fails.
+    fn is_renewed(&self) -> bool {
+        false
+    }
 }
 
 /// What a workload without a certificate shows, and whom it believes.
@@ -244,35 +250,59 @@ impl Renewal {
         }
     }
 
-    /// One attempt: by the current certificate while it holds, and by a join token if that fails.
+    /// One attempt: by the current certificate while it holds, and by a join token if that fails;
+    /// the other way round with a source that renews its token.
     ///
     /// # Errors
     ///
-    /// What the last of them says.
+    /// What the last of them says, or of a token that is renewed what was said of it.
     pub async fn attempt(&self) -> Result<Credentials, RenewalError> {
         let addresses = self.source.addresses().await?;
         let key = Key::generate().map_err(RequestError::from)?;
-        let client = CaClient::new(self.identity.trust_domain.clone());
-        let mut request = CertificateRequest {
-            addresses,
-            proof: Proof::Current(self.store.clone()),
-            identity: self.identity.clone(),
-            ttl: self.ttl,
-        };
         let now = (self.clock)();
-        let renewed = if self.left().is_zero() {
-            None
-        } else {
-            Some(client.request_certificate(&request, &key, now).await)
+        let ask = |proof| {
+            let request = CertificateRequest {
+                addresses: addresses.clone(),
+                proof,
+                identity: self.identity.clone(),
+                ttl: self.ttl,
+            };
+            let client = CaClient::new(self.identity.trust_domain.clone());
+            let key = &key;
+            // Boxed, for it is asked in three places.
+            Box::pin(async move { client.request_certificate(&request, key, now).await })
         };
+        let by_certificate = async {
+            if self.left().is_zero() {
+                None
+            } else {
+                Some(ask(Proof::Current(self.store.clone())).await)
+            }
+        };
+        if self.source.is_renewed() {
+            let by_token = async {
+                let Ticket { token, trust } = self.source.ticket().await?;
+                let asked = ask(Proof::Token { token, trust }).await;
+                asked.map_err(RenewalError::from)
+            };
+            return match by_token.await {
+                Ok(credentials) => Ok(credentials),
+                Err(error) => match by_certificate.await {
+                    Some(Ok(credentials)) => {
+                        let error: &dyn std::error::Error = &error;
+                        warn!(identity = %self.identity, error, "the token is not taken; renewed by the certificate");
+                        Ok(credentials)
+                    }
+                    _ => Err(error),
+                },
+            };
+        }
+        let renewed = by_certificate.await;
         if let Some(Ok(credentials)) = renewed {
             return Ok(credentials);
         }
         match (self.source.ticket().await, renewed) {
-            (Ok(Ticket { token, trust }), _) => {
-                request.proof = Proof::Token { token, trust };
-                Ok(client.request_certificate(&request, &key, now).await?)
-            }
+            (Ok(Ticket { token, trust }), _) => Ok(ask(Proof::Token { token, trust }).await?),
             // Without a token the answer to the renewal is the one that counts.
             (Err(_no_ticket), Some(Err(error))) => Err(error.into()),
             (Err(error), _) => Err(error.into()),

@@ -1,11 +1,13 @@
 //! Checks of the application that come to the agent, because strict mutual TLS would refuse them:
 //! it makes them where the application is.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use futures_util::future::join_all;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -59,6 +61,8 @@ pub(crate) struct Application {
     /// Where it is, as others call it; the proxy's own way to it has this address as well.
     pub(crate) address: Option<IpAddr>,
     pub(crate) probes: Vec<AppProbe>,
+    /// Ports at which it has to take connections before it is called.
+    pub(crate) ports: BTreeSet<u16>,
 }
 
 /// gRPC's question after health.
@@ -76,6 +80,15 @@ struct HealthResponse {
 }
 
 impl Application {
+    /// Whether it takes connections at each of its ports.
+    pub(crate) async fn takes_connections(&self) -> bool {
+        let takes = self.ports.iter().map(|port| async {
+            let connected = timeout(CONNECT_PATIENCE, self.connect(*port)).await;
+            connected.is_ok_and(|connected| connected.is_ok())
+        });
+        join_all(takes).await.into_iter().all(|takes| takes)
+    }
+
     /// Makes the check that `path` names; none if there is none.
     pub(crate) async fn check(&self, path: &str) -> Option<(StatusCode, String)> {
         let (service, index) = path.strip_prefix("/app-health/")?.rsplit_once('/')?;
@@ -210,6 +223,8 @@ async fn ask_grpc(stream: TcpStream, port: u16, service: &str) -> Result<(), Str
     }
 }
 
+/// Both ends are on this machine.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(1);
 /// Where Envoy's connections to the application come from.
 const PASSTHROUGH: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
 /// An answer of the health service is a few bytes.
@@ -235,6 +250,7 @@ mod tests {
         };
         Application {
             address: None,
+            ports: BTreeSet::new(),
             probes: vec![probe],
         }
     }

@@ -75,9 +75,12 @@ impl Accepted {
 
     /// The form on disk: magic, checksum, content.
     pub(crate) fn encode(&self, owner: &str) -> Vec<u8> {
+        // Keys of gateways stay in memory: the API keeps them, and its rules say who may read them.
         let types = self
             .0
             .iter()
+            .filter(|(type_url, _)| *type_url != SECRET_URL);
+        let types = types
             .map(|(type_url, accepted)| DeltaDiscoveryResponse {
                 type_url: type_url.clone(),
                 resources: accepted.resources.values().cloned().collect(),
@@ -139,6 +142,8 @@ impl AcceptedType {
     }
 }
 
+/// The type of certificates and keys.
+const SECRET_URL: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 /// Begins the file; the last digit is the layout's version.
 const MAGIC: &[u8; 8] = b"meshads1";
 /// Bytes before the content: magic and checksum.
@@ -174,6 +179,24 @@ mod tests {
         let accepted = sample();
         let file = accepted.encode("shop/web-1");
         assert_eq!(Accepted::decode("shop/web-1", &file).unwrap(), accepted);
+    }
+
+    #[test]
+    fn keys_never_reach_the_disk() {
+        let mut accepted = sample();
+        let mut secrets = AcceptedType::default();
+        secrets.insert(Resource {
+            name: "certificate/shop".to_owned(),
+            resource: Some(Any {
+                type_url: SECRET_URL.to_owned(),
+                value: Bytes::from_static(b"PRIVATE KEY"),
+            }),
+            ..Default::default()
+        });
+        accepted.0.insert(SECRET_URL.to_owned(), secrets);
+        let file = accepted.encode("x");
+        assert!(!file.windows(11).any(|window| window == b"PRIVATE KEY"));
+        assert_eq!(Accepted::decode("x", &file).unwrap(), sample());
     }
 
     #[test]

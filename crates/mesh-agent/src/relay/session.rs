@@ -218,7 +218,7 @@ impl Session {
 
     fn take_request(&mut self, request: DeltaDiscoveryRequest, outputs: &mut Vec<Output>) {
         let type_url = request.type_url.clone();
-        if type_url == Name::type_url() || type_url == SECRET_URL {
+        if type_url == Name::type_url() {
             outputs.push(Output::NotRelayed(type_url));
             return;
         }
@@ -416,12 +416,11 @@ fn next_nonce(last: &mut u64) -> String {
     last.to_string()
 }
 
-/// Secrets come from the agent itself and must never reach the disk through here.
-const SECRET_URL: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 /// Ends of the type URLs in the order of sending.
-const ORDER: [&str; 4] = [
+const ORDER: [&str; 5] = [
     ".Cluster",
     ".ClusterLoadAssignment",
+    ".Secret",
     ".Listener",
     ".RouteConfiguration",
 ];

@@ -211,6 +211,51 @@ async fn a_refused_renewal_falls_back_to_the_token() {
     assert_eq!(last.token.as_deref(), Some("Bearer secret"));
 }
 
+/// A token that somebody renews.
+struct Renewed(TokenFile);
+
+impl JoinSource for Renewed {
+    fn addresses(&self) -> JoinFuture<'_, Vec<SocketAddr>> {
+        self.0.addresses()
+    }
+
+    fn ticket(&self) -> JoinFuture<'_, Ticket> {
+        self.0.ticket()
+    }
+
+    fn is_renewed(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_renewed_comes_before_the_certificate() {
+    let ca = FakeCa::new(Leaf::of(WEB));
+    let mut tasks = JoinSet::new();
+    let address = ca.serve(&mut tasks).await;
+    let (_directory, token) = token_file();
+    let mut renewal = unstarted(ca.join(address, None));
+    renewal.source = Box::new(Renewed(ca.join(address, Some(token.clone()))));
+    renewal.store.publish(ca.authority.credentials(WEB));
+
+    renewal.attempt().await.unwrap();
+    let tokens: Vec<_> = ca.calls().into_iter().map(|call| call.token).collect();
+    assert_eq!(tokens, [Some("Bearer secret".to_owned())]);
+
+    // Without a token that can be read, the certificate still holds.
+    std::fs::remove_file(&token).unwrap();
+    renewal.attempt().await.unwrap();
+    let last = ca.calls().pop().unwrap();
+    assert_eq!(last.peer, Peer::Workload(WEB.parse().unwrap()));
+
+    // When both fail, what was said of the token counts.
+    std::fs::write(&token, "secret").unwrap();
+    ca.answer(Err(Status::permission_denied("not you")));
+    let error = renewal.attempt().await.unwrap_err().to_string();
+    assert!(error.ends_with("refuses: not you"), "{error}");
+    assert_eq!(ca.calls().len(), 4);
+}
+
 #[tokio::test]
 async fn without_token_and_certificate_there_is_no_way_in() {
     let ca = FakeCa::new(Leaf::of(WEB));
