@@ -119,6 +119,7 @@ fn sign(keys: &[Key], threads: usize) {
                     let order = Order {
                         key: PublicKey::of_request(request).unwrap(),
                         identity: "spiffe://cluster.local/ns/default/sa/web".parse().unwrap(),
+                        subject: None,
                         ttl: Duration::from_secs(3600),
                         now: SystemTime::now(),
                     };

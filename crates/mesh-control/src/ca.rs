@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! connection ──gate──► Caller ──service──► csr: public key ──Issuer──► chain
-//!   certificate or        │                                              ▲
-//!   token (TokenReview)   └──────────── identity ────────────────────────┘
+//!   certificate,          │                                              ▲
+//!   token (TokenReview),  │                                              │
+//!   identity of Nomad     └──────────── identity ────────────────────────┘
 //! ```
 //!
 //! Nothing but the public key is taken from a request: not its subject, not its SAN, no extension.
@@ -12,6 +13,7 @@ pub mod csr;
 pub mod gate;
 pub mod issuer;
 pub mod lifetime;
+mod nomad;
 pub mod root;
 pub mod service;
 #[cfg(test)]

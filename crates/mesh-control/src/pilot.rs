@@ -3,7 +3,8 @@
 //! ```text
 //! config (list + watch) ─┐
 //!                        ├─► Mesh ──snapshot──► Layers of encoded resources ──session──► agents
-//! registry (agents) ─────┘   pure               shared by all with equal view     delta ADS
+//! registry (agents, ─────┘   pure               shared by all with equal view     delta ADS
+//!           Nomad)
 //! ```
 //!
 //! [`Pilot`] puts the parts together: its services go onto a listener that proves who calls, its
@@ -13,6 +14,7 @@ pub mod ads;
 mod assembly;
 mod caller;
 pub mod config;
+mod credentials;
 pub mod introspection;
 pub mod mesh;
 pub mod publisher;
@@ -41,12 +43,14 @@ use self::assembly::MeshAssembly;
 pub use self::assembly::Resolved;
 use self::introspection::IntrospectionService;
 use self::publisher::{Publisher, Views};
-use self::registry::{AgentRegistry, AgentsService, Registry};
+use self::registry::{AgentRegistry, AgentsService, JoinedRegistry, NomadRegistry, Registry};
 
 /// Pilot: everything but the listener that its services are on.
 pub struct Pilot {
     client: Client,
     registry: AgentRegistry,
+    /// The agents and Nomad's catalogue, where there is one.
+    joined: Option<Arc<JoinedRegistry>>,
     views: Views,
     ads: AdsService,
     agents: AgentsService,
@@ -59,10 +63,11 @@ pub struct Pilot {
 const MAX_AGENT_MESSAGE: usize = 64 * 1024 * 1024;
 
 impl Pilot {
-    /// A Pilot that reads the API by `client`, and ends its streams and [`Self::run`] when `stop`
-    /// is cancelled.
-    pub fn new(client: Client, stop: CancellationToken) -> Self {
-        let registry = AgentRegistry::new();
+    /// A Pilot that reads the API by `client`, takes what `nomad` lists beside the agents that
+    /// connect, and ends its streams and [`Self::run`] when `stop` is cancelled.
+    pub fn new(client: Client, nomad: Option<NomadRegistry>, stop: CancellationToken) -> Self {
+        let registry = AgentRegistry::beside(nomad.clone());
+        let joined = nomad.map(|nomad| Arc::new(JoinedRegistry::new(registry.clone(), nomad)));
         let views = Views::new();
         let (resolved, current) = watch::channel(None);
         let ads = AdsService::new(registry.clone(), views.clone(), stop.clone());
@@ -72,6 +77,7 @@ impl Pilot {
             agents: AgentsService::new(registry.clone(), stop.clone()),
             client,
             registry,
+            joined,
             views,
             ads,
             introspection,
@@ -106,17 +112,31 @@ impl Pilot {
     /// While the API is away it goes on with what it knows, and asks again.
     pub async fn run(&self) {
         let (config, read) = watch::channel(None);
+        let (wanted, credentials_wanted) = watch::channel(BTreeSet::new());
+        let (found, credentials_found) = watch::channel(mesh::Credentials::default());
         let (unaddressed, hosts) = watch::channel(BTreeSet::new());
+        let registry: Arc<dyn Registry> = match &self.joined {
+            Some(joined) => Arc::clone(joined) as _,
+            None => Arc::new(self.registry.clone()),
+        };
         let publisher = Publisher {
             assembly: || MeshAssembly::new(self.resolved.clone()),
             config: read,
-            registry: Arc::new(self.registry.clone()) as Arc<dyn Registry>,
+            registry,
             views: self.views.clone(),
             unaddressed,
+            credentials: wanted,
+        };
+        let join = async {
+            if let Some(joined) = &self.joined {
+                joined.run(self.stop.clone()).await;
+            }
         };
         let work = async {
             tokio::join!(
-                config::read_config(self.client.clone(), config),
+                join,
+                config::read_config(self.client.clone(), credentials_found, config),
+                credentials::follow_credentials(self.client.clone(), credentials_wanted, found),
                 config::record_addresses(self.client.clone(), hosts, self.resolved.subscribe()),
                 self.registry.clone().expire(self.stop.clone()),
                 publisher.run(self.stop.clone()),

@@ -21,6 +21,8 @@ mod join;
 mod mixer;
 mod patience;
 mod pilot;
+mod publication;
+mod replicas;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +33,7 @@ use std::time::Duration;
 
 use mesh_model::TrustDomain;
 use mesh_model::sidecar::{API_PORT, METRICS_PORT, MIXER_PORT, XDS_PORT};
+use mesh_nomad::instances::Following;
 use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -39,10 +42,13 @@ use tracing::{error, info};
 
 use crate::ca::Lifetimes;
 use crate::mixer::{Bounds, Metrics};
+use crate::pilot::registry::CatalogueMetrics;
 use crate::store::StoreConfig;
 
+use access::Access;
 pub use error::ServerError;
 use health::{Health, Reporting};
+use replicas::Replicas;
 pub use role::{Role, Roles};
 
 /// What a server process is.
@@ -67,7 +73,18 @@ pub struct ServerConfig {
     pub trust_domain: Option<TrustDomain>,
     /// How long certificates live.
     pub lifetimes: Lifetimes,
+    /// The Nomad of a server that is for one: Pilot takes its catalogue as a registry beside the
+    /// connected agents, the CA believes its workload identities, and replicas publish each other.
+    pub nomad: Option<mesh_nomad::client::Client>,
+    /// Nomad's service that is the API server, instead of the address in the kubeconfig.
+    pub api_service: Option<Following>,
 }
+
+/// The name in the certificates of API servers that are found as a service of Nomad's.
+pub const API_SERVICE_TLS_NAME: &str = "mesh-api";
+
+/// Nomad's namespace of the control plane, and the namespace of the mesh's own accounts.
+pub const SYSTEM_NAMESPACE: &str = "mesh-system";
 
 /// Where the roles listen.
 #[derive(Clone, Debug)]
@@ -90,7 +107,11 @@ const STOP: Duration = Duration::from_secs(8);
 struct Context {
     config: Arc<ServerConfig>,
     health: Health,
+    /// Where Pilot counts what Nomad's catalogue lists.
+    catalogue: Option<CatalogueMetrics>,
     stop: CancellationToken,
+    /// The API servers, if they are a service of Nomad's.
+    api: Option<Replicas>,
 }
 
 // === impl Listen ===
@@ -145,13 +166,31 @@ pub async fn run(config: ServerConfig, shutdown: CancellationToken) -> Result<()
         .roles
         .has(Role::Mixer)
         .then(|| Arc::new(Metrics::new(Bounds::default(), &mut registry)));
+    let mut tasks = JoinSet::new();
+    let api = config.api_service.clone().map(|service| {
+        let (replicas, following) = Replicas::follow(service);
+        let until = stop.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = following => {}
+                () = until.cancelled() => {}
+            }
+            Ok(())
+        });
+        replicas
+    });
+    let catalogue = config
+        .nomad
+        .is_some()
+        .then(|| CatalogueMetrics::new(&mut registry));
     let context = Context {
+        catalogue,
         config: Arc::new(config),
         health,
         stop: stop.clone(),
+        api,
     };
 
-    let mut tasks = JoinSet::new();
     let started = start(&context, registry, metrics, &mut tasks).await;
     let outcome = match started {
         Ok(()) => wait(&mut tasks, &stop).await,
@@ -214,8 +253,9 @@ async fn wait(
 
 /// Reads of the configuration that more than one role makes.
 impl Context {
-    fn kubeconfig(&self, role: Role) -> PathBuf {
-        self.config.kubeconfig(role)
+    /// A role's way to the API.
+    async fn access(&self, role: Role) -> Result<Access, ServerError> {
+        Access::open(&self.config.kubeconfig(role), self.api.as_ref()).await
     }
 
     fn home(&self) -> &Path {

@@ -6,6 +6,8 @@
 #![expect(clippy::indexing_slicing, reason = "a failed index is a failed test")]
 #![expect(clippy::panic, reason = "a panic is a failed test")]
 
+#[path = "golden/allocation.rs"]
+mod allocation;
 #[path = "envoy/bootstrap.rs"]
 mod bootstrap;
 #[path = "golden/case.rs"]
@@ -125,6 +127,63 @@ fn a_call_is_carried_by_mutual_tls_and_logged_on_both_sides() {
             );
             assert_eq!(destination.code, 200);
         }
+    }
+}
+
+/// A server whose host leads from one port to another.
+const MAPPED: &str = r#"
+- id: shop/web-1
+  namespace: shop
+  service_account: web
+  addresses: CLIENT
+- id: shop/api-1
+  namespace: shop
+  service_account: api
+  addresses: SERVER
+  services:
+  - name: api
+    ports:
+    - {name: http, number: 80, target: 24080, inside: 8080, protocol: http}
+    - {name: tcp, number: 3306, target: 24306, inside: 3306, protocol: tcp}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: istio-system}
+spec: {mtls: {mode: STRICT}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: secret, namespace: shop}
+spec:
+  action: DENY
+  rules:
+  - to: [{operation: {paths: [/secret], ports: ["8080"]}}]
+  - to: [{operation: {paths: [/other], ports: ["24080"]}}]
+"#;
+
+#[test]
+fn a_port_of_the_host_leads_to_the_chain_of_the_applications_own() {
+    let world = World::start(MAPPED);
+    world.server.serve_http(Ipv6Addr::UNSPECIFIED, 8080);
+    world.server.serve_lines(Ipv6Addr::UNSPECIFIED, 3306);
+    let [address, _] = world.virtual_addresses("api.shop.mesh");
+    let unmapped = world.get(address, 80, "api", "/");
+    assert!(unmapped.starts_with("HTTP/1.1 503"), "{unmapped}");
+    for (dialed, inside) in [(24080, 8080), (24306, 3306)] {
+        let (client, server) = (&world.client.machine, &world.server.machine);
+        client.map_port(server, dialed, inside);
+    }
+    for address in world.virtual_addresses("api.shop.mesh") {
+        let answer = world.get(address, 80, "api", "/");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.contains(&format!(";URI={WEB}\r\n")), "{answer}");
+        // Policies name the application's own port, and no other.
+        let refused = world.get(address, 80, "api", "/secret");
+        assert!(refused.starts_with("HTTP/1.1 403"), "{refused}");
+        let other = world.get(address, 80, "api", "/other");
+        assert!(other.starts_with("HTTP/1.1 200"), "{other}");
+        let answer = world.say(address, 3306, "again\n").unwrap();
+        assert_eq!(answer, "hello ::ffff:127.0.0.6\nagain\n");
     }
 }
 

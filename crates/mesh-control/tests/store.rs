@@ -180,6 +180,8 @@ async fn the_api_waits_for_a_store_that_is_away() {
         kubeconfig: None,
         trust_domain: None,
         lifetimes: Lifetimes::new(hour, hour, hour).unwrap(),
+        nomad: None,
+        api_service: None,
     };
     let stop = CancellationToken::new();
     let running = tokio::spawn(mesh_control::server::run(config, stop.clone()));

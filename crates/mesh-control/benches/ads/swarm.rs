@@ -139,6 +139,7 @@ fn workload(number: u32, count: u32) -> Workload {
             name: "http".to_owned(),
             number: 80,
             target: 8080,
+            inside: 0,
             protocol: "http".to_owned(),
         }],
     };
@@ -149,6 +150,7 @@ fn workload(number: u32, count: u32) -> Workload {
         addresses: vec![Ipv4Addr::new(10, high, middle, low).to_string()],
         services: vec![service(number), service((number + 1) % count)],
         explicit: None,
+        gateway: false,
         ..Workload::default()
     }
 }

@@ -85,6 +85,8 @@ async fn serve(order: Order) {
         kubeconfig: None,
         trust_domain: None,
         lifetimes: Lifetimes::default(),
+        nomad: None,
+        api_service: None,
     };
     let end = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
     tokio::select! {

@@ -3,8 +3,10 @@
 //! Everything lies in `MESH_HOME`, keys and kubeconfigs with mode 0600. What exists is kept; a client certificate
 //! is renewed when less than a third of its life remains; the server's is made anew at each start.
 
+mod etcd;
 mod file;
 mod kubeconfig;
+mod memory;
 
 use std::fmt;
 use std::io;
@@ -13,14 +15,17 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
 };
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+pub use etcd::{EtcdFiles, prepare_etcd};
 use file::{read, write};
+
+pub use memory::Pair;
 
 /// The API's CA, with its key; only on the machine of the API server.
 pub struct Authority {
@@ -28,6 +33,24 @@ pub struct Authority {
     pem: String,
     issuer: Issuer<'static, KeyPair>,
     home: PathBuf,
+}
+
+/// A CA's name, and where its files are.
+struct Place {
+    name: &'static str,
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl Place {
+    fn api(home: &Path) -> Self {
+        let pki = home.join("pki");
+        Self {
+            name: "mesh api ca",
+            certificate: pki.join("api-ca.crt"),
+            key: pki.join("api-ca.key"),
+        }
+    }
 }
 
 /// What the server shows to clients.
@@ -90,18 +113,24 @@ impl Authority {
     ///
     /// [`BootstrapError::Half`] if only one of certificate and key exists: a CA is never replaced silently.
     pub fn prepare(home: &Path) -> Result<Self, BootstrapError> {
-        let (certificate, key) = Self::paths(home);
+        Self::prepare_at(home, &Place::api(home))
+    }
+
+    fn prepare_at(home: &Path, place: &Place) -> Result<Self, BootstrapError> {
+        let Place {
+            certificate, key, ..
+        } = place;
+        let half = |found: &Path, missing: &Path| {
+            Err(BootstrapError::Half {
+                found: found.to_owned(),
+                missing: missing.to_owned(),
+            })
+        };
         match (certificate.exists(), key.exists()) {
-            (true, true) => Self::load(home),
-            (false, false) => Self::make(home),
-            (true, false) => Err(BootstrapError::Half {
-                found: certificate,
-                missing: key,
-            }),
-            (false, true) => Err(BootstrapError::Half {
-                found: key,
-                missing: certificate,
-            }),
+            (true, true) => Self::load_at(home, place),
+            (false, false) => Self::make(home, place),
+            (true, false) => half(certificate, key),
+            (false, true) => half(key, certificate),
         }
     }
 
@@ -111,35 +140,40 @@ impl Authority {
     ///
     /// [`BootstrapError::File`] if it is not there, [`BootstrapError::Content`] if it cannot be used.
     pub fn load(home: &Path) -> Result<Self, BootstrapError> {
-        let (certificate_path, key_path) = Self::paths(home);
-        let pem = read(&certificate_path)?;
+        Self::load_at(home, &Place::api(home))
+    }
+
+    fn load_at(home: &Path, place: &Place) -> Result<Self, BootstrapError> {
+        let (pem, key) = (read(&place.certificate)?, read(&place.key)?);
+        Self::parse(home, place, pem, &key)
+    }
+
+    /// A CA out of its texts; the place is what errors name.
+    fn parse(home: &Path, place: &Place, pem: String, key: &str) -> Result<Self, BootstrapError> {
+        let (certificate_path, key_path) = (&place.certificate, &place.key);
         let content = |path: &Path, expected, source| BootstrapError::Content {
             path: path.to_owned(),
             expected,
             source,
         };
-        let key = KeyPair::from_pem(&read(&key_path)?)
-            .map_err(|error| content(&key_path, "a private key in PEM", Some(error.into())))?;
+        let key = KeyPair::from_pem(key)
+            .map_err(|error| content(key_path, "a private key in PEM", Some(error.into())))?;
         let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| {
-            content(
-                &certificate_path,
-                "a certificate in PEM",
-                Some(error.into()),
-            )
+            content(certificate_path, "a certificate in PEM", Some(error.into()))
         })?;
         let is_pair = X509Certificate::from_der(&certificate).is_ok_and(|(_, parsed)| {
             parsed.public_key().subject_public_key.data == key.public_key_raw()
         });
         if !is_pair {
             return Err(content(
-                &certificate_path,
+                certificate_path,
                 "the certificate of the CA's key",
                 None,
             ));
         }
         let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|error| {
             content(
-                &certificate_path,
+                certificate_path,
                 "the certificate of a CA",
                 Some(error.into()),
             )
@@ -152,27 +186,12 @@ impl Authority {
         })
     }
 
-    fn make(home: &Path) -> Result<Self, BootstrapError> {
-        let name = "mesh api ca";
-        let failed = |source| BootstrapError::Certificate {
-            name: name.to_owned(),
-            source,
-        };
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;
-        let mut params = params(name, &[], CA_LIFE).map_err(failed)?;
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let certificate = params.self_signed(&key).map_err(failed)?;
-        let (certificate_path, key_path) = Self::paths(home);
+    fn make(home: &Path, place: &Place) -> Result<Self, BootstrapError> {
+        let Pair { certificate, key } = Self::generate(place.name)?;
         // The key first: a certificate without key is of no use, and would stand in the way.
-        write(&key_path, &key.serialize_pem(), 0o600)?;
-        write(&certificate_path, &certificate.pem(), 0o644)?;
-        Self::load(home)
-    }
-
-    fn paths(home: &Path) -> (PathBuf, PathBuf) {
-        let pki = home.join("pki");
-        (pki.join("api-ca.crt"), pki.join("api-ca.key"))
+        write(&place.key, &key, 0o600)?;
+        write(&place.certificate, &certificate, 0o644)?;
+        Self::load_at(home, place)
     }
 
     /// The certificate of the CA, PEM.

@@ -200,6 +200,7 @@ fn mesh_roles() -> Vec<(&'static str, Value)> {
                     "resources": ["tokenreviews"],
                     "verbs": ["create"],
                 },
+                reviewer(),
             ]),
         ),
         (

@@ -14,13 +14,16 @@ use k8s_openapi::api::core::v1::ServiceAccount as ServiceAccountObject;
 use kube::api::PostParams;
 use kube::{Api, Client};
 use mesh_identity::{Connection, Peer, Token};
-use mesh_model::{Namespace, ServiceAccount, SpiffeId, TrustDomain};
+use mesh_model::{Namespace, Problem, ServiceAccount, SpiffeId, TrustDomain};
+use mesh_nomad::identity::{Refusal, VerifyError};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
+
+use super::nomad::{NomadCallers, allocation_of};
 
 /// The audience of join tokens.
 pub const AUDIENCE: &str = "mesh-ca";
@@ -31,7 +34,7 @@ const CONCURRENT: usize = 64;
 /// How long a caller may wait for its turn before it is told to come back.
 const TURN: Duration = Duration::from_secs(2);
 /// One question to the API.
-const REVIEW: Duration = Duration::from_secs(5);
+pub(super) const REVIEW: Duration = Duration::from_secs(5);
 /// The whole request, its body included.
 const REQUEST: Duration = Duration::from_secs(15);
 
@@ -42,6 +45,10 @@ pub struct Caller {
     pub identity: SpiffeId,
     /// How it was proven.
     pub proof: ProvenBy,
+    /// What the certificate is to say of the caller besides, so that it is known again by it.
+    pub subject: Option<String>,
+    /// The longest life that the proof bears, if it sets a bound.
+    pub longest: Option<Duration>,
 }
 
 /// How a caller proved who it is.
@@ -51,6 +58,8 @@ pub enum ProvenBy {
     Token,
     /// Its current certificate.
     Certificate,
+    /// A workload identity of Nomad's.
+    Nomad,
 }
 
 /// Lets callers through to `inner` who proved who they are; puts a [`Caller`] into the request.
@@ -64,6 +73,8 @@ pub struct Gate<S> {
 struct Callers {
     client: Client,
     trust_domain: TrustDomain,
+    /// What knows Nomad's workloads, on a server that is for a Nomad.
+    nomad: Option<NomadCallers>,
     turns: Semaphore,
 }
 
@@ -97,6 +108,55 @@ pub enum GateError {
         /// Its name.
         name: ServiceAccount,
     },
+    /// A workload identity of Nomad's, of which this CA knows none.
+    #[error("this control plane is not for a Nomad (`mesh server --nomad`)")]
+    NotOnNomad,
+    /// A workload identity of Nomad's, or an allocation, that proves nothing.
+    #[error("the Nomad workload identity proves nothing (any more)")]
+    Unproven {
+        /// Why; for the log.
+        source: Box<Refusal>,
+    },
+    /// Its job or namespace has a name that is none in the mesh.
+    #[error("the Nomad job has no identity in the mesh: {problem}")]
+    NoName {
+        /// What is wrong with it.
+        problem: Problem,
+    },
+    /// A job that would be the control plane.
+    #[error("`{identity}` is of the control plane itself; no job of Nomad's is given it")]
+    Reserved {
+        /// Whose it would be.
+        identity: Box<SpiffeId>,
+    },
+    /// The job asks for an account that it may not use.
+    #[error(
+        "job `{job}` may not run as service account `{namespace}/{account}`: bind user `{user}` in namespace `{namespace}` to a Role with verb `use` on `serviceaccounts`, resource name `{account}`"
+    )]
+    NotBound {
+        /// The job.
+        job: String,
+        /// Its namespace.
+        namespace: Namespace,
+        /// The account that it asks for.
+        account: ServiceAccount,
+        /// The job as a user of the API.
+        user: String,
+    },
+    /// The allocation is somebody else by now than its certificate says.
+    #[error("the certificate is of `{found}`, and the allocation is `{expected}`")]
+    OtherIdentity {
+        /// Whose the certificate is.
+        found: Box<SpiffeId>,
+        /// Who the allocation is.
+        expected: Box<SpiffeId>,
+    },
+    /// Nomad could not be asked.
+    #[error("Nomad cannot be asked about the workload now")]
+    Nomad {
+        /// What happened; nothing when it did not answer in time.
+        source: Option<Box<VerifyError>>,
+    },
     /// The API could not be asked.
     #[error("the API cannot be asked about the token now")]
     Api {
@@ -115,9 +175,17 @@ pub enum GateError {
 
 impl<S> Gate<S> {
     /// A gate before `inner`.
-    pub fn new(inner: S, client: Client, trust_domain: TrustDomain) -> Self {
+    pub fn new(
+        inner: S,
+        client: Client,
+        trust_domain: TrustDomain,
+        nomad: Option<mesh_nomad::client::Client>,
+    ) -> Self {
+        let nomad =
+            nomad.map(|nomad| NomadCallers::new(nomad, client.clone(), trust_domain.clone()));
         let callers = Callers {
             client,
+            nomad,
             trust_domain,
             turns: Semaphore::new(CONCURRENT),
         };
@@ -154,14 +222,12 @@ where
         let ready = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, ready);
         Box::pin(async move {
-            let peer = request
-                .extensions()
-                .get::<Connection>()
-                .map_or(Peer::None, |connection| connection.peer.clone());
+            let connection = request.extensions().get::<Connection>().cloned();
             let Ok(Ok(_turn)) = timeout(TURN, callers.turns.acquire()).await else {
                 return Ok(GateError::Busy.to_status().into_http());
             };
-            match callers.identify(&peer, request.headers()).await {
+            let identified = callers.identify(connection.as_ref(), request.headers());
+            match identified.await {
                 Ok(caller) => {
                     request.extensions_mut().insert(caller);
                     match timeout(REQUEST, inner.call(request)).await {
@@ -174,7 +240,12 @@ where
                 }
                 Err(error) => {
                     let cause: &dyn std::error::Error = &error;
-                    tracing::warn!(peer = ?peer, error = cause, "caller of the CA turned away");
+                    tracing::warn!(
+                        peer = ?connection.as_ref().map(|connection| &connection.peer),
+                        remote = connection.as_ref().map(|it| tracing::field::display(it.remote)),
+                        error = cause,
+                        "caller of the CA turned away"
+                    );
                     Ok(error.to_status().into_http())
                 }
             }
@@ -192,19 +263,39 @@ impl<S> fmt::Debug for Gate<S> {
 
 impl Callers {
     /// A token counts before a certificate: who shows one asks to be known by it.
-    async fn identify(&self, peer: &Peer, headers: &HeaderMap) -> Result<Caller, GateError> {
+    async fn identify(
+        &self,
+        connection: Option<&Connection>,
+        headers: &HeaderMap,
+    ) -> Result<Caller, GateError> {
         if let Some(token) = bearer(headers)? {
-            let identity = self.review(&token).await?;
+            let signed_by_nomad = mesh_nomad::identity::Token::new(token.reveal());
+            if signed_by_nomad.claims_to_be_of_nomad() {
+                // Never shown to others: Nomad takes it as a credential of its own API.
+                let nomad = self.nomad.as_ref().ok_or(GateError::NotOnNomad)?;
+                return nomad.join(&signed_by_nomad).await;
+            }
             return Ok(Caller {
-                identity,
+                identity: self.review(&token).await?,
                 proof: ProvenBy::Token,
+                subject: None,
+                longest: None,
             });
         }
+        let peer = connection.map_or(&Peer::None, |connection| &connection.peer);
         let identity = peer.workload().ok_or(GateError::NoProof)?;
+        let certificate = connection.and_then(|connection| connection.certificate.as_deref());
+        if let Some(nomad) = &self.nomad
+            && let Some(allocation) = certificate.and_then(allocation_of)
+        {
+            return nomad.renew(identity, allocation).await;
+        }
         self.check_account(identity).await?;
         Ok(Caller {
             identity: identity.clone(),
             proof: ProvenBy::Certificate,
+            subject: None,
+            longest: None,
         })
     }
 
@@ -314,16 +405,32 @@ fn account(user: &str, trust_domain: &TrustDomain) -> Option<SpiffeId> {
 // === impl GateError ===
 
 impl GateError {
+    /// Who could not be asked, not who was found to be somebody else.
+    pub(super) fn is_outage(&self) -> bool {
+        matches!(
+            self,
+            Self::Api { .. } | Self::ApiTimeout | Self::Nomad { .. }
+        )
+    }
+
     fn to_status(&self) -> Status {
         let message = self.to_string();
         match self {
-            Self::NoProof | Self::NotBearer | Self::InvalidToken | Self::WrongAudience => {
-                Status::unauthenticated(message)
+            Self::NoProof
+            | Self::NotBearer
+            | Self::InvalidToken
+            | Self::WrongAudience
+            | Self::NotOnNomad
+            | Self::Unproven { .. } => Status::unauthenticated(message),
+            Self::NotAnAccount { .. }
+            | Self::AccountGone { .. }
+            | Self::NoName { .. }
+            | Self::Reserved { .. }
+            | Self::NotBound { .. }
+            | Self::OtherIdentity { .. } => Status::permission_denied(message),
+            Self::Api { .. } | Self::ApiTimeout | Self::Nomad { .. } => {
+                Status::unavailable(message)
             }
-            Self::NotAnAccount { .. } | Self::AccountGone { .. } => {
-                Status::permission_denied(message)
-            }
-            Self::Api { .. } | Self::ApiTimeout => Status::unavailable(message),
             Self::Busy => Status::resource_exhausted(message),
         }
     }

@@ -8,8 +8,8 @@ use aws_lc_rs::rand;
 use mesh_identity::{Certificate, CertificateError, Chain, TrustBundle};
 use mesh_model::SpiffeId;
 use rcgen::{
-    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
-    SanType, SerialNumber, SubjectPublicKeyInfo,
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
 
 use super::Root;
@@ -23,6 +23,8 @@ pub struct Order {
     pub key: PublicKey,
     /// Who was proven to hold it.
     pub identity: SpiffeId,
+    /// What the subject says besides, which no proxy looks at; nothing for most.
+    pub subject: Option<String>,
     /// How long the certificate lives.
     pub ttl: Duration,
     /// When it begins.
@@ -105,8 +107,8 @@ impl RootIssuer {
 
     /// Everything that a leaf says.
     ///
-    /// An X.509-SVID: one URI SAN, critical because the subject is empty (RFC 5280 4.2.1.6), no
-    /// CA, for both ends of TLS.
+    /// An X.509-SVID: one URI SAN, no CA, for both ends of TLS. The SAN is critical where the
+    /// subject is empty (RFC 5280 4.2.1.6).
     fn leaf(&self, order: &Order) -> Result<CertificateParams, IssueError> {
         let not_after = (order.now + order.ttl).min(self.not_after);
         if not_after <= order.now {
@@ -122,6 +124,11 @@ impl RootIssuer {
         params.not_after = not_after.into();
         params.serial_number = Some(serial()?);
         params.distinguished_name = DistinguishedName::new();
+        if let Some(subject) = &order.subject {
+            params
+                .distinguished_name
+                .push(DnType::CommonName, subject.as_str());
+        }
         params.subject_alt_names = vec![SanType::URI(uri)];
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -167,6 +174,7 @@ mod tests {
         Order {
             key: PublicKey::of_request(&key.csr().unwrap()).unwrap(),
             identity: WEB.parse().unwrap(),
+            subject: None,
             ttl,
             now: SystemTime::now(),
         }

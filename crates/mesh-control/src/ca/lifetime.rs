@@ -51,6 +51,12 @@ impl Lifetimes {
         }
     }
 
+    /// The same, where the proof of who asks bears no longer one; never below the shortest.
+    pub fn decide_within(&self, requested: i64, longest: Option<Duration>) -> Duration {
+        let decided = self.decide(requested);
+        longest.map_or(decided, |longest| decided.min(longest).max(self.min))
+    }
+
     /// The lifetime when nothing is asked for.
     pub fn default_ttl(&self) -> Duration {
         self.default
@@ -106,6 +112,10 @@ mod tests {
             let lifetimes = Lifetimes::default();
             let ttl = lifetimes.decide(requested);
             prop_assert!(lifetimes.min <= ttl && ttl <= lifetimes.max);
+            let within = lifetimes.decide_within(requested, Some(HOUR));
+            prop_assert!(lifetimes.min <= within && within <= HOUR);
+            let shortest = lifetimes.decide_within(requested, Some(Duration::ZERO));
+            prop_assert_eq!(shortest, lifetimes.min);
             prop_assert!(Lifetimes::backdate(ttl) <= MAX_BACKDATE);
         }
     }

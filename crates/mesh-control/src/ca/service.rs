@@ -32,15 +32,17 @@ impl CertificateService {
     }
 
     /// The service behind its gate, for the routes of a server whose connections are
-    /// [`mesh_identity::transport::TlsConnection`]s.
+    /// [`mesh_identity::transport::TlsConnection`]s. With `nomad` its workload identities prove
+    /// who calls, too.
     pub fn guarded(
         self,
         client: Client,
         trust_domain: TrustDomain,
+        nomad: Option<mesh_nomad::client::Client>,
     ) -> Gate<IstioCertificateServiceServer<Self>> {
         let server =
             IstioCertificateServiceServer::new(self).max_decoding_message_size(MAX_REQUEST);
-        Gate::new(server, client, trust_domain)
+        Gate::new(server, client, trust_domain, nomad)
     }
 }
 
@@ -66,7 +68,10 @@ impl IstioCertificateService for CertificateService {
         let order = Order {
             key,
             identity: caller.identity,
-            ttl: self.lifetimes.decide(message.validity_duration),
+            subject: caller.subject,
+            ttl: self
+                .lifetimes
+                .decide_within(message.validity_duration, caller.longest),
             now: SystemTime::now(),
         };
         let chain = self.issuer.issue(&order).await.map_err(|error| {
@@ -81,7 +86,9 @@ impl IstioCertificateService for CertificateService {
             proof = match caller.proof {
                 ProvenBy::Token => "token",
                 ProvenBy::Certificate => "certificate",
+                ProvenBy::Nomad => "nomad",
             },
+            subject = order.subject,
             remote = remote.map(tracing::field::display),
             serial = chain.leaf().serial(),
             ttl_seconds = order.ttl.as_secs(),

@@ -147,6 +147,7 @@ impl Mesh {
         let order = Order {
             key: csr::PublicKey::of_request(&key.csr().unwrap()).unwrap(),
             identity: CA.parse().unwrap(),
+            subject: None,
             ttl: Duration::from_secs(3600),
             now: SystemTime::now(),
         };
@@ -158,8 +159,11 @@ impl Mesh {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let incoming = TlsIncoming::new(listener, tls, HandshakeLimits::default());
-        let service = CertificateService::new(issuer, Lifetimes::default())
-            .guarded(client, TrustDomain::default());
+        let service = CertificateService::new(issuer, Lifetimes::default()).guarded(
+            client,
+            TrustDomain::default(),
+            None,
+        );
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             tonic::transport::Server::builder()
@@ -271,6 +275,20 @@ async fn who_proves_nothing_gets_nothing() {
     let csr = Key::generate().unwrap().csr().unwrap();
     let error = mesh.call(&csr, None).await.unwrap_err();
     assert_eq!(error.code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_token_of_nomads_is_shown_to_nobody() {
+    let mesh = Mesh::new().await;
+    let before = mesh.api.world().asked.len();
+    // Its claims are `{"nomad_allocation_id":"x"}`.
+    let token = "e30.eyJub21hZF9hbGxvY2F0aW9uX2lkIjoieCJ9.c2ln";
+    let error = mesh.request(mesh.token(token), WEB).await.unwrap_err();
+    assert!(
+        error.to_string().contains("`mesh server --nomad`"),
+        "{error}"
+    );
+    assert_eq!(mesh.api.world().asked.len(), before);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use mesh_model::{Health, Host, Mode, Namespace, Workload};
 use tokio::sync::watch;
 use tracing::warn;
 
-use super::mesh::{Config, Mesh, Warning};
+use super::mesh::{Config, CredentialKey, Mesh, Warning};
 use super::publisher::Assembly;
 use super::resource::Layer;
 use super::snapshot;
@@ -61,6 +61,10 @@ impl Assembly for MeshAssembly {
 
     fn unaddressed(&self) -> BTreeSet<Host> {
         self.resolved.mesh.unaddressed.clone()
+    }
+
+    fn credentials(&self) -> BTreeSet<CredentialKey> {
+        self.resolved.mesh.wanted_credentials()
     }
 
     fn shared(&self, namespace: &Namespace, mode: Mode, before: Option<&Layer>) -> Layer {

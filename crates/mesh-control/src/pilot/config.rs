@@ -20,10 +20,11 @@ use kube::{Api, Client};
 use mesh_model::istio::IstioKind;
 use mesh_model::{Kind, Namespace, TrustDomain};
 use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
 use tracing::{debug, info, warn};
 
 use self::object::Objects;
-use super::mesh::{Config, OutboundPolicy};
+use super::mesh::{Config, Credentials, OutboundPolicy};
 
 #[cfg(test)]
 pub(super) use self::address::AddressBook;
@@ -41,6 +42,7 @@ const MESH: &str = "mesh";
 enum Change {
     Istio(IstioKind, Event<DynamicObject>),
     ConfigMap(Event<ConfigMap>),
+    Credentials(Credentials),
 }
 
 /// Everything read so far.
@@ -51,12 +53,19 @@ struct Reader {
     /// The config maps of a list that is not complete yet.
     listed: BTreeMap<String, ConfigMap>,
     are_config_maps_known: bool,
+    credentials: Credentials,
 }
 
-/// Reads the API and sends each new state of it, the first when everything has been read once.
+/// Reads the API and sends each new state of it, the first when everything has been read once, and
+/// of the credentials of gateways, which somebody else reads.
 ///
 /// Ends only with `config`'s receivers or by being dropped.
-pub async fn read_config(client: Client, config: watch::Sender<Option<Arc<Config>>>) {
+pub async fn read_config(
+    client: Client,
+    credentials: watch::Receiver<Credentials>,
+    config: watch::Sender<Option<Arc<Config>>>,
+) {
+    let credentials = WatchStream::new(credentials).map(Change::Credentials);
     let mut changes = stream::select_all(
         IstioKind::ALL
             .into_iter()
@@ -67,7 +76,7 @@ pub async fn read_config(client: Client, config: watch::Sender<Option<Arc<Config
                     Kind::named(kind.group(), kind.as_str())?,
                 ))
             })
-            .chain([watch_config_maps(&client)]),
+            .chain([watch_config_maps(&client), credentials.boxed()]),
     );
     let mut reader = Reader::default();
     let mut is_known = false;
@@ -124,6 +133,10 @@ impl Reader {
     fn take(&mut self, change: Change) -> bool {
         match change {
             Change::Istio(kind, event) => self.objects.take(kind, event),
+            Change::Credentials(found) => {
+                self.credentials = found;
+                true
+            }
             Change::ConfigMap(event) => {
                 let name = |map: &ConfigMap| map.metadata.name.clone().unwrap_or_default();
                 let is_whole = !matches!(event, Event::Init | Event::InitApply(_));
@@ -174,6 +187,7 @@ impl Reader {
             trust_domain,
             outbound,
             mixer: read_addresses("mixer.addresses", mesh),
+            credentials: Arc::clone(&self.credentials),
             virtual_addresses: recorded.map(address::read).unwrap_or_default(),
             ..Config::default()
         };

@@ -56,11 +56,21 @@ impl IntrospectionService {
         }
     }
 
+    /// A proxy as others are told of it, where it is in the mesh already: a catalogue may know
+    /// better than its agent where it is called.
     fn describe(&self, registered: &Registered) -> Proxy {
         let types = self.sessions.status(&registered.workload.id);
+        let resolved = self.resolved.borrow().clone();
+        let known = resolved
+            .as_ref()
+            .and_then(|resolved| resolved.mesh.workload(&registered.workload.id));
+        let (workload, health) = match known {
+            Some((workload, health)) => (workload, *health),
+            None => (&registered.workload, registered.health),
+        };
         Proxy {
-            workload: Some(write_workload(&registered.workload)),
-            health: write_health(registered.health).into(),
+            workload: Some(write_workload(workload)),
+            health: write_health(health).into(),
             identity: registered.identity.to_string(),
             agent_version: registered.agent_version.clone(),
             types: types.into_iter().map(write_status).collect(),

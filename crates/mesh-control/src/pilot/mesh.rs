@@ -5,6 +5,8 @@
 //! in [`Mesh::warnings`]; nothing is refused as a whole because of a part.
 
 mod change;
+mod credential;
+mod edge;
 mod entry;
 mod policy;
 mod registered;
@@ -18,14 +20,16 @@ use std::sync::Arc;
 
 use mesh_model::destination::{self, HostRules};
 use mesh_model::istio::{
-    AuthorizationPolicy, DestinationRule, PeerAuthentication, ServiceEntry, VirtualService,
-    WorkloadEntry,
+    AuthorizationPolicy, DestinationRule, Gateway, PeerAuthentication, ServiceEntry,
+    VirtualService, WorkloadEntry,
 };
 use mesh_model::service::VirtualAddresses;
 use mesh_model::{
     Health, Host, Namespace, Object, ObjectMeta, TrustDomain, Workload, WorkloadId, route,
 };
 
+pub use credential::{Credential, CredentialKey, Credentials, KeyPair};
+pub use edge::{Edge, Secrets, Served};
 pub use entry::Entry;
 use scope::ByHost;
 
@@ -47,6 +51,10 @@ pub struct Config {
     pub virtual_services: Vec<Arc<Object<VirtualService>>>,
     /// Subsets, and how connections are made.
     pub destination_rules: Vec<Arc<Object<DestinationRule>>>,
+    /// What gateways serve.
+    pub gateways: Vec<Arc<Object<Gateway>>>,
+    /// The Secrets of gateways that were looked at.
+    pub credentials: Credentials,
     /// Services that no workload declares.
     pub service_entries: Vec<Arc<Object<ServiceEntry>>>,
     /// Endpoints that no agent registers.
@@ -86,6 +94,10 @@ pub struct Mesh {
     workloads: BTreeMap<WorkloadId, (Workload, Health)>,
     virtual_services: ByHost<VirtualService>,
     destination_rules: ByHost<DestinationRule>,
+    /// From the oldest to the newest, as everything that gateways are made from.
+    gateways: Vec<Arc<Object<Gateway>>>,
+    gateway_routes: Vec<Arc<Object<VirtualService>>>,
+    credentials: Credentials,
     peer_authentications: Vec<Arc<Object<PeerAuthentication>>>,
     authorization_policies: Vec<Arc<Object<AuthorizationPolicy>>>,
 }
@@ -122,6 +134,9 @@ impl Mesh {
             outbound: config.outbound,
             mixer: config.mixer.clone(),
             workloads,
+            gateways: by_age(&config.gateways),
+            gateway_routes: by_age(&config.virtual_services),
+            credentials: Arc::clone(&config.credentials),
             peer_authentications: by_age(&config.peer_authentications),
             authorization_policies: by_age(&config.authorization_policies),
             ..Self::default()
@@ -137,8 +152,14 @@ impl Mesh {
             }
             mesh.entries.insert(host, entry.finished());
         }
+        let is_bound = |object: &Arc<Object<VirtualService>>| {
+            object.spec.gateways.iter().any(|name| name != "mesh")
+        };
+        mesh.gateway_routes.retain(is_bound);
         mesh.virtual_services = scope::virtual_services(config, &mut warnings);
         mesh.destination_rules = scope::destination_rules(config);
+        let gateways = mesh.workloads().filter(|(workload, _)| workload.gateway);
+        warnings.extend(gateways.flat_map(|(workload, _)| mesh.edge(workload).warnings));
         warnings.sort();
         warnings.dedup();
         mesh.warnings = warnings;

@@ -18,11 +18,11 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use self::builder::{Builder, Input, Output};
 use self::pace::{Cause, Pace};
-use super::mesh::Config;
+use super::mesh::{Config, CredentialKey};
 use super::registry::Registry;
 
 pub use self::builder::Assembly;
@@ -40,6 +40,8 @@ pub struct Publisher<F> {
     pub views: Views,
     /// Where hosts go that need virtual addresses.
     pub unaddressed: watch::Sender<BTreeSet<Host>>,
+    /// Where it is told which Secrets gateways need.
+    pub credentials: watch::Sender<BTreeSet<CredentialKey>>,
 }
 
 /// Registrations are all here when none came for so long …
@@ -47,6 +49,14 @@ const QUIET: Duration = Duration::from_secs(1);
 
 /// … or after so long in any case.
 const MAX_GATE: Duration = Duration::from_secs(10);
+
+/// How long to wait for a registry that was not read whole: longer than servers take to choose a
+/// leader or to be started anew.
+const MAX_WHOLE: Duration = Duration::from_secs(30);
+
+/// A registry that was not read whole after so long will not be for now: what it lacks is believed
+/// to be gone, so that what changes elsewhere reaches the proxies that came back.
+const MAX_DISTRUST: Duration = Duration::from_secs(300);
 
 /// For so long after the start a workload that was there before may still be on its way back:
 /// longer than an agent's longest pause between two attempts to connect.
@@ -66,7 +76,7 @@ impl<A: Assembly, F: Fn() -> A + Send> Publisher<F> {
         if self.gate().await.is_none() {
             return;
         }
-        let trust_at = Instant::now() + TRUST_AFTER;
+        let opened = Instant::now();
         let mut is_trusted = false;
         let mut changes = self.registry.changes();
         let mut wanted = self.views.wanted();
@@ -77,6 +87,12 @@ impl<A: Assembly, F: Fn() -> A + Send> Publisher<F> {
             let began = Instant::now();
             builder = self.build(builder).await;
             pace.built(began, Instant::now());
+            let trust_at = opened
+                + if self.registry.is_whole() {
+                    TRUST_AFTER
+                } else {
+                    MAX_DISTRUST
+                };
             let cause = loop {
                 tokio::select! {
                     read = self.config.changed() => match read {
@@ -99,6 +115,11 @@ impl<A: Assembly, F: Fn() -> A + Send> Publisher<F> {
     async fn gate(&mut self) -> Option<()> {
         self.config.wait_for(Option::is_some).await.ok()?;
         let mut changes = self.registry.changes();
+        let registry = &self.registry;
+        let whole = async { while !registry.is_whole() && changes.changed().await.is_ok() {} };
+        if timeout(MAX_WHOLE, whole).await.is_err() {
+            warn!("a registry was not read whole; the gate opens with what is known");
+        }
         let quiet = async { while let Ok(Ok(())) = timeout(QUIET, changes.changed()).await {} };
         if timeout(MAX_GATE, quiet).await.is_err() {
             info!("registrations keep coming; the gate opens all the same");
@@ -134,6 +155,7 @@ impl<A: Assembly, F: Fn() -> A + Send> Publisher<F> {
             snapshots,
             gone,
             unaddressed,
+            credentials,
         } = output;
         for (workload, snapshot) in snapshots {
             self.views.publish(&workload, snapshot);
@@ -141,13 +163,19 @@ impl<A: Assembly, F: Fn() -> A + Send> Publisher<F> {
         for workload in gone {
             self.views.close(&workload);
         }
-        self.unaddressed.send_if_modified(|current| {
-            let changed = *current != unaddressed;
-            *current = unaddressed;
-            changed
-        });
+        tell(&self.unaddressed, unaddressed);
+        tell(&self.credentials, credentials);
         builder
     }
+}
+
+/// Tells what is new, if it is.
+fn tell<T: PartialEq>(to: &watch::Sender<T>, new: T) {
+    to.send_if_modified(|current| {
+        let changed = *current != new;
+        *current = new;
+        changed
+    });
 }
 
 impl<F> fmt::Debug for Publisher<F> {

@@ -15,6 +15,8 @@ pub enum ResourceType {
     Cluster,
     /// `envoy.config.endpoint.v3.ClusterLoadAssignment`.
     Endpoint,
+    /// `envoy.extensions.transport_sockets.tls.v3.Secret`: certificates and keys of gateways.
+    Secret,
     /// `envoy.config.listener.v3.Listener`.
     Listener,
     /// `envoy.config.route.v3.RouteConfiguration`.
@@ -59,9 +61,10 @@ pub struct Snapshot {
 
 impl ResourceType {
     /// All of them, in the order of sending.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Cluster,
         Self::Endpoint,
+        Self::Secret,
         Self::Listener,
         Self::Route,
         Self::Name,
@@ -77,6 +80,7 @@ impl ResourceType {
         match self {
             Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
             Self::Endpoint => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
             Self::Name => "type.googleapis.com/mesh.agent.v1.Name",

@@ -210,7 +210,7 @@ impl Session {
 
     /// Sends what may be sent now.
     fn advance(&mut self, impatient: bool, responses: &mut Vec<Response>) {
-        use ResourceType::{Cluster, Endpoint, Listener, Name, Route};
+        use ResourceType::{Cluster, Endpoint, Listener, Name, Route, Secret};
 
         let Some(target) = self.target.clone() else {
             return;
@@ -226,6 +226,8 @@ impl Session {
         };
         update(self, Cluster, Removal::Later);
         update(self, Endpoint, Removal::Later);
+        // Envoy keeps a secret that is taken away until nothing uses it.
+        update(self, Secret, Removal::Now);
         if impatient || !self.of(Cluster).is_pending() {
             update(self, Listener, Removal::Now);
             update(self, Route, Removal::Later);

@@ -9,6 +9,7 @@ mod cluster;
 pub(super) mod endpoint;
 mod explicit;
 mod fault;
+mod gateway;
 mod inbound;
 mod listener;
 mod name;
@@ -68,6 +69,7 @@ pub fn shared(mesh: &Mesh, namespace: &Namespace, mode: Mode) -> Layer {
             let all = ports.flat_map(|port| route::configurations(&view, port));
             routes.extend(all.map(|routes| (routes.name.clone(), routes)));
         }
+        Mode::Gateway => {}
         Mode::Explicit => {
             let cluster = cluster::forward();
             clusters.insert(cluster.name.clone(), cluster);
@@ -102,7 +104,8 @@ pub fn shared(mesh: &Mesh, namespace: &Namespace, mode: Mode) -> Layer {
     layer
 }
 
-/// The listeners to which redirect rules bring what an application calls.
+/// The listeners of what an application calls, by the addresses that it calls. Redirect rules
+/// bring it to a listener of the workload's own, which hands it to these.
 fn captured<'a>(view: &'a View<'a>) -> impl Iterator<Item = Listener> {
     let http = view.http_ports().into_iter();
     let http = http.map(|port| outbound::http(view, port));
@@ -113,21 +116,22 @@ fn captured<'a>(view: &'a View<'a>) -> impl Iterator<Item = Listener> {
             .filter(|(_, declared)| !declared.protocol.is_http())
             .filter_map(|(port, _)| outbound::tcp(view, entry, *port))
     });
-    std::iter::once(outbound::catch_all(view))
-        .chain(http)
-        .chain(tcp)
+    http.chain(tcp)
 }
 
-/// What the proxy of `workload` alone has: everything for calls that come to it, and its upstreams
-/// if it is explicit.
+/// What the proxy of `workload` alone has: everything for calls that come to it, where redirect
+/// rules bring what its application calls, and its upstreams if it is explicit.
 pub fn own(mesh: &Mesh, workload: &Workload) -> Layer {
+    if workload.gateway {
+        return edge(mesh, workload);
+    }
     let declared = inbound::declared(workload);
     let mut numbers = mesh.ports_of_mutual_tls(workload);
     numbers.extend(declared.keys());
     let ports: Vec<_> = numbers
         .into_iter()
         .filter(|number| !super::mesh::is_reserved(*number))
-        .filter(|number| workload.called_at(*number).is_some())
+        .filter(|number| workload.taken_at(*number).is_some())
         .map(|number| {
             let known = declared.get(&number);
             inbound::Port {
@@ -145,7 +149,9 @@ pub fn own(mesh: &Mesh, workload: &Workload) -> Layer {
     for port in &ports {
         let cluster = match workload.mode() {
             Mode::Transparent => cluster::inbound(port.number, port.protocol),
-            Mode::Explicit => cluster::inbound_on_loopback(port.number, port.protocol),
+            Mode::Explicit | Mode::Gateway => {
+                cluster::inbound_on_loopback(port.number, port.protocol)
+            }
         };
         clusters.insert(cluster.name.clone(), cluster);
     }
@@ -162,7 +168,14 @@ pub fn own(mesh: &Mesh, workload: &Workload) -> Layer {
         None => {
             let rest = cluster::inbound_passthrough();
             clusters.insert(rest.name.clone(), rest);
-            listeners.push(inbound.listener());
+            let namespace = &workload.namespace;
+            let view = View { mesh, namespace };
+            let mesh_model::Capture {
+                outbound,
+                inbound: at,
+            } = workload.capture;
+            listeners.push(outbound::catch_all(&view, outbound));
+            listeners.push(inbound.listener(at));
         }
         Some(explicit) => {
             listeners.extend(inbound.listeners(explicit));
@@ -187,6 +200,17 @@ pub fn own(mesh: &Mesh, workload: &Workload) -> Layer {
         .map(|routes| (routes.name.clone(), routes))
         .collect();
     set(&mut layer, ResourceType::Route, &routes);
+    layer
+}
+
+/// What a gateway alone has: all that it serves, with certificates and keys.
+fn edge(mesh: &Mesh, workload: &Workload) -> Layer {
+    let namespace = &workload.namespace;
+    let made = gateway::of(View { mesh, namespace }, workload);
+    let mut layer = Layer::default();
+    set(&mut layer, ResourceType::Secret, &made.secrets);
+    set(&mut layer, ResourceType::Listener, &made.listeners);
+    set(&mut layer, ResourceType::Route, &made.routes);
     layer
 }
 

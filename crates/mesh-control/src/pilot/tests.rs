@@ -102,7 +102,7 @@ impl Drop for World {
 /// A new Pilot, with the rights that Pilot has.
 async fn pilot(home: &TempDir, stop: &CancellationToken) -> Dialer {
     let client = client(&home.path().join("pilot.kubeconfig")).await;
-    let pilot = Pilot::new(client, stop.clone());
+    let pilot = Pilot::new(client, None, stop.clone());
     let mut routes = RoutesBuilder::default();
     pilot.add_services(&mut routes);
     tokio::spawn(async move { pilot.run().await });

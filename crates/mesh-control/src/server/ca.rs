@@ -15,6 +15,7 @@ use super::access::Access;
 use super::error::OwnCertificateError;
 use super::health::RoleState;
 use super::patience::patiently;
+use super::publication::Publication;
 use super::rendezvous::{self, Service};
 use super::{Context, Role, ServerError};
 use crate::ca::csr::PublicKey;
@@ -42,7 +43,7 @@ const RETRY: Duration = Duration::from_secs(5);
 pub(super) async fn start_ca(context: &Context) -> Result<Option<Ca>, ServerError> {
     let waiting = RoleState::Starting("waiting for the API");
     context.health.set(Role::Ca, waiting);
-    let access = Access::open(&context.kubeconfig(Role::Ca)).await?;
+    let access = context.access(Role::Ca).await?;
     let client = &access.client;
     let stored = patiently("reading the trust domain", &context.stop, || {
         rendezvous::stored_trust_domain(client)
@@ -64,8 +65,11 @@ pub(super) async fn start_ca(context: &Context) -> Result<Option<Ca>, ServerErro
     let lifetimes = context.config.lifetimes;
     let identity = Role::Ca.identity(&trust_domain);
     let own = issue_own(&*issuer, &identity, lifetimes, SystemTime::now()).await?;
-    let service = CertificateService::new(Arc::clone(&issuer), lifetimes)
-        .guarded(client.clone(), trust_domain.clone());
+    let service = CertificateService::new(Arc::clone(&issuer), lifetimes).guarded(
+        client.clone(),
+        trust_domain.clone(),
+        context.config.nomad.clone(),
+    );
     Ok(Some(Ca {
         service,
         store: CredentialStore::new(own),
@@ -77,25 +81,17 @@ pub(super) async fn start_ca(context: &Context) -> Result<Option<Ca>, ServerErro
 }
 
 impl Ca {
-    /// Tells everybody where it is and what to trust, once it listens.
+    /// Tells everybody where it is and what to trust, once it listens, until it is time to stop.
     pub(super) async fn publish(&self, context: &Context) {
-        let config = &context.config;
-        let addresses = self
-            .access
-            .advertised(&config.advertise, config.listen.grpc)
-            .await;
-        let entries: Vec<(String, String)> =
-            rendezvous::trust_entries(&self.trust_domain, &self.issuer.roots())
-                .into_iter()
-                .chain([Service::Ca.entry(&addresses)])
-                .collect();
-        let written = patiently("publishing the CA's address", &context.stop, || {
-            rendezvous::write(&self.access.client, entries.clone())
-        });
-        if written.await.is_some() {
-            let roots = self.issuer.roots().fingerprints();
+        let listen = context.config.listen.grpc;
+        let publication = Publication::new(context, &self.access, Service::Ca, listen).await;
+        let roots = self.issuer.roots();
+        let trust = rendezvous::trust_entries(&self.trust_domain, &roots);
+        if let Some(addresses) = publication.first(&trust).await {
+            let roots = roots.fingerprints();
             info!(?addresses, ?roots, trust_domain = %self.trust_domain, "CA published");
             context.health.set(Role::Ca, RoleState::Ready);
+            publication.follow(addresses).await;
         }
     }
 
@@ -139,6 +135,7 @@ async fn issue_own(
     let order = Order {
         key: PublicKey::of_request(&key.csr()?)?,
         identity: identity.clone(),
+        subject: None,
         ttl: lifetimes.default_ttl(),
         now,
     };

@@ -102,7 +102,7 @@ pub(super) async fn run_ca_and_pilot(context: Context) -> Result<(), ServerError
         },
         async {
             match pilot {
-                Some(pilot) => pilot.run(&context).await,
+                Some(pilot) => Box::pin(pilot.run(&context)).await,
                 None => Ok(()),
             }
         },

@@ -37,6 +37,8 @@ pub enum RoleState {
     Starting(&'static str),
     /// Of use.
     Ready,
+    /// Of use, but somebody should look: the whole text that is shown.
+    Impaired(String),
 }
 
 /// The listener of metrics and readiness.
@@ -54,7 +56,7 @@ struct RoleLabel {
 #[derive(Debug, Serialize)]
 struct Report {
     ready: bool,
-    roles: BTreeMap<&'static str, &'static str>,
+    roles: BTreeMap<&'static str, String>,
 }
 
 // === impl Health ===
@@ -78,13 +80,15 @@ impl Health {
 
     /// Says what a role is at.
     pub fn set(&self, role: Role, state: RoleState) {
-        self.gauge(role).set(i64::from(state == RoleState::Ready));
+        self.gauge(role).set(state.is_ready().into());
         self.states.send_if_modified(|states| {
             if states.get(&role) == Some(&state) {
                 return false;
             }
-            match state {
+            match &state {
                 RoleState::Ready => info!(%role, "ready"),
+                // Who found out has said so.
+                RoleState::Impaired(_) => {}
                 RoleState::Starting(what) => info!(%role, what, "not ready"),
             }
             states.insert(role, state);
@@ -94,18 +98,13 @@ impl Health {
 
     /// Whether every role is of use.
     pub fn is_ready(&self) -> bool {
-        self.states
-            .borrow()
-            .values()
-            .all(|state| *state == RoleState::Ready)
+        self.states.borrow().values().all(RoleState::is_ready)
     }
 
     /// Waits until every role is of use.
     pub async fn ready(&self) {
         let mut states = self.states.subscribe();
-        let all = |states: &BTreeMap<Role, RoleState>| {
-            states.values().all(|state| *state == RoleState::Ready)
-        };
+        let all = |states: &BTreeMap<Role, RoleState>| states.values().all(RoleState::is_ready);
         // `self` holds the sender: the wait ends only with the states.
         drop(states.wait_for(all).await);
     }
@@ -131,11 +130,12 @@ impl Health {
             let state = match state {
                 RoleState::Starting(what) => what,
                 RoleState::Ready => "ready",
+                RoleState::Impaired(what) => what,
             };
-            (role.as_str(), state)
+            (role.as_str(), state.to_owned())
         });
         Report {
-            ready: states.values().all(|state| *state == RoleState::Ready),
+            ready: states.values().all(RoleState::is_ready),
             roles: roles.collect(),
         }
     }
@@ -146,6 +146,15 @@ impl fmt::Debug for Health {
         f.debug_tuple("Health")
             .field(&*self.states.borrow())
             .finish()
+    }
+}
+
+// === impl RoleState ===
+
+impl RoleState {
+    /// Whether the role is of use.
+    fn is_ready(&self) -> bool {
+        !matches!(self, Self::Starting(_))
     }
 }
 

@@ -7,11 +7,11 @@ use mesh_identity::{CredentialStore, ServerTls};
 use tonic::service::Routes;
 use tracing::info;
 
-use super::access::Access;
 use super::health::RoleState;
 use super::join::{ApiJoin, until_ready};
 use super::patience::patiently;
-use super::rendezvous::{self, Rendezvous, Service};
+use super::publication::Publication;
+use super::rendezvous::{Rendezvous, Service};
 use super::{Context, Role, ServerError, grpc};
 use crate::mixer::{AccessLogs, Metrics};
 
@@ -22,7 +22,7 @@ pub(super) async fn start_mixer(
 ) -> Result<(), ServerError> {
     let health = &context.health;
     health.set(Role::Mixer, RoleState::Starting("waiting for the API"));
-    let access = Access::open(&context.kubeconfig(Role::Mixer)).await?;
+    let access = context.access(Role::Mixer).await?;
     let address = context.config.listen.mixer;
     let listener = grpc::bind("the Mixer", address).await?;
     let found = patiently("reading the config map of the mesh", &context.stop, || {
@@ -48,13 +48,11 @@ pub(super) async fn start_mixer(
         if !until_ready(&store, &context.stop).await {
             return;
         }
-        let addresses = access.advertised(&context.config.advertise, address).await;
-        let written = patiently("publishing the Mixer's address", &context.stop, || {
-            rendezvous::write(&access.client, [Service::Mixer.entry(&addresses)])
-        });
-        if written.await.is_some() {
+        let publication = Publication::new(&context, &access, Service::Mixer, address).await;
+        if let Some(addresses) = publication.first(&[]).await {
             info!(?addresses, "Mixer published");
             health.set(Role::Mixer, RoleState::Ready);
+            publication.follow(addresses).await;
         }
     };
     tokio::try_join!(

@@ -9,9 +9,12 @@ use super::access::Access;
 use super::health::RoleState;
 use super::join::{ApiJoin, until_ready};
 use super::patience::patiently;
-use super::rendezvous::{self, Rendezvous, Service};
+use super::publication::Publication;
+use super::rendezvous::{Rendezvous, Service};
 use super::{Context, Role, ServerError};
 use crate::pilot;
+use crate::pilot::registry::NomadRegistry;
+use crate::pilot::registry::nomad::complaint;
 
 /// A Pilot that can be served.
 pub(super) struct Pilot {
@@ -21,6 +24,7 @@ pub(super) struct Pilot {
     pub(super) users: TrustBundle,
     access: Access,
     trust_domain: TrustDomain,
+    nomad: Option<NomadRegistry>,
     inner: pilot::Pilot,
 }
 
@@ -31,7 +35,7 @@ pub(super) async fn start_pilot(
 ) -> Result<Option<Pilot>, ServerError> {
     let waiting = RoleState::Starting("waiting for the API");
     context.health.set(Role::Pilot, waiting);
-    let access = Access::open(&context.kubeconfig(Role::Pilot)).await?;
+    let access = context.access(Role::Pilot).await?;
     let trust_domain = if let Some(known) = trust_domain {
         known
     } else {
@@ -43,10 +47,14 @@ pub(super) async fn start_pilot(
         };
         found.trust_domain
     };
+    let nomad = context.config.nomad.clone();
+    let nomad = nomad
+        .map(|client| NomadRegistry::start(client, context.catalogue.clone().unwrap_or_default()));
     Ok(Some(Pilot {
         store: CredentialStore::empty(),
         users: access.roots.clone(),
-        inner: pilot::Pilot::new(access.client.clone(), context.stop.clone()),
+        inner: pilot::Pilot::new(access.client.clone(), nomad.clone(), context.stop.clone()),
+        nomad,
         access,
         trust_domain,
     }))
@@ -82,25 +90,38 @@ impl Pilot {
         if !until_ready(&self.store, &context.stop).await {
             return;
         }
-        health.set(
-            Role::Pilot,
-            RoleState::Starting("reading the configuration"),
-        );
+        let waiting = match self.nomad {
+            None => "reading the configuration",
+            Some(_) => "reading the configuration and Nomad's catalogue",
+        };
+        health.set(Role::Pilot, RoleState::Starting(waiting));
         tokio::select! {
             () = self.inner.assembled() => {}
             () = context.stop.cancelled() => return,
         }
-        let config = &context.config;
-        let addresses = self
-            .access
-            .advertised(&config.advertise, config.listen.grpc)
-            .await;
-        let written = patiently("publishing Pilot's address", &context.stop, || {
-            rendezvous::write(&self.access.client, [Service::Pilot.entry(&addresses)])
-        });
-        if written.await.is_some() {
+        let listen = context.config.listen.grpc;
+        let publication = Publication::new(context, &self.access, Service::Pilot, listen).await;
+        if let Some(addresses) = publication.first(&[]).await {
             info!(?addresses, "Pilot published");
             health.set(Role::Pilot, RoleState::Ready);
+            tokio::join!(publication.follow(addresses), self.report(context));
+        }
+    }
+
+    /// Says when the catalogue cannot be read. Pilot is of use all the same: what it knows stays.
+    async fn report(&self, context: &Context) {
+        let Some(nomad) = &self.nomad else { return };
+        let mut status = nomad.status();
+        loop {
+            let state = match complaint(&status.borrow_and_update()) {
+                None => RoleState::Ready,
+                Some(complaint) => RoleState::Impaired(complaint),
+            };
+            context.health.set(Role::Pilot, state);
+            tokio::select! {
+                () = context.stop.cancelled() => return,
+                news = status.changed() => if news.is_err() { return },
+            }
         }
     }
 }

@@ -83,6 +83,15 @@ impl Service {
         }
     }
 
+    /// The name of the role as a service of Nomad's.
+    pub fn nomad_name(self) -> &'static str {
+        match self {
+            Self::Ca => "mesh-ca",
+            Self::Pilot => "mesh-pilot",
+            Self::Mixer => "mesh-mixer",
+        }
+    }
+
     /// The entry of a service at these addresses.
     pub fn entry(self, addresses: &[SocketAddr]) -> (String, String) {
         let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();

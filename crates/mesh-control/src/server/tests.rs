@@ -49,6 +49,8 @@ impl Plane {
             kubeconfig: None,
             trust_domain: None,
             lifetimes: Lifetimes::new(short, Duration::from_secs(30), short).unwrap(),
+            nomad: None,
+            api_service: None,
         };
         let shutdown = CancellationToken::new();
         Self {
@@ -108,7 +110,9 @@ async fn closed(home: &TempDir) {
 }
 
 async fn admin(home: &TempDir) -> Access {
-    Access::open(&home.path().join("kubeconfig")).await.unwrap()
+    Access::open(&home.path().join("kubeconfig"), None)
+        .await
+        .unwrap()
 }
 
 fn named<T>(name: &str) -> T
@@ -267,7 +271,7 @@ async fn only_the_ca_may_read_the_root() {
     plane.ready().await;
     for (role, may) in [("ca", true), ("pilot", false), ("mixer", false)] {
         let path = home.path().join(format!("{role}.kubeconfig"));
-        let access = Access::open(&path).await.unwrap();
+        let access = Access::open(&path, None).await.unwrap();
         let secrets: Api<Secret> = Api::namespaced(access.client, "mesh-system");
         assert_eq!(secrets.get("mesh-ca").await.is_ok(), may, "{role}");
     }

@@ -38,6 +38,7 @@ pub(crate) fn bootstrap(resources: &Resources, secrets: &Secrets, admin: &Path) 
         "static_resources": {
             "listeners": listeners.collect::<Vec<_>>(),
             "clusters": clusters.collect::<Vec<_>>(),
+            "secrets": resources["secrets"].values().collect::<Vec<_>>(),
         },
         // As the agent's bootstrap has it: expressions of users are limited by validation.
         "layered_runtime": { "layers": [{
@@ -46,7 +47,28 @@ pub(crate) fn bootstrap(resources: &Resources, secrets: &Secrets, admin: &Path) 
         }] },
     });
     put_secrets(&mut bootstrap, secrets);
+    put_awaited(&mut bootstrap, &resources["secrets"], secrets);
     bootstrap
+}
+
+/// Puts in place what a listener waits for: a certificate that nobody has looked at yet.
+fn put_awaited(bootstrap: &mut Value, known: &BTreeMap<String, Value>, secrets: &Secrets) {
+    let mut awaited = BTreeMap::new();
+    each_object(bootstrap, &mut |object| {
+        let own = object.get("tls_certificate_sds_secret_configs");
+        let names = own.and_then(Value::as_array).into_iter().flatten();
+        for name in names.filter_map(|config| config["name"].as_str()) {
+            if !known.contains_key(name) {
+                let secret = json!({ "name": name, "tls_certificate": {
+                    "certificate_chain": { "filename": secrets.chain },
+                    "private_key": { "filename": secrets.key },
+                } });
+                awaited.insert(name.to_owned(), secret);
+            }
+        }
+    });
+    let place = bootstrap["static_resources"]["secrets"].as_array_mut();
+    place.unwrap().extend(awaited.into_values());
 }
 
 fn put_routes(value: &mut Value, routes: &BTreeMap<String, Value>) {
@@ -104,19 +126,30 @@ fn put_endpoints(cluster: &mut Value, endpoints: &BTreeMap<String, Value>) {
 
 fn put_secrets(value: &mut Value, secrets: &Secrets) {
     each_object(value, &mut |object| {
-        if let Some(own) = object.remove("tls_certificate_sds_secret_configs") {
-            assert_eq!(own[0]["name"], "default");
+        // What comes by ADS stands in place, under the same name.
+        if object
+            .get("sds_config")
+            .is_some_and(|config| config["ads"].is_object())
+        {
+            object.remove("sds_config");
+        }
+        let is_agents = |config: &Value, name: &str| config["name"] == name;
+        if object
+            .get("tls_certificate_sds_secret_configs")
+            .is_some_and(|own| is_agents(&own[0], "default"))
+        {
+            object.remove("tls_certificate_sds_secret_configs");
             let own = json!([{
                 "certificate_chain": { "filename": secrets.chain },
                 "private_key": { "filename": secrets.key },
             }]);
             object.insert("tls_certificates".to_owned(), own);
         }
-        if let Some(mut combined) = object.remove("combined_validation_context") {
-            assert_eq!(
-                combined["validation_context_sds_secret_config"]["name"],
-                "ROOTCA"
-            );
+        if object
+            .get("combined_validation_context")
+            .is_some_and(|both| is_agents(&both["validation_context_sds_secret_config"], "ROOTCA"))
+            && let Some(mut combined) = object.remove("combined_validation_context")
+        {
             let mut context = combined["default_validation_context"].take();
             context["trusted_ca"] = json!({ "filename": secrets.roots });
             object.insert("validation_context".to_owned(), context);

@@ -1,24 +1,29 @@
 //! Cases of the snapshot: a mesh written down, and what is made of it as JSON.
 //!
-//! A case is a folder. `mesh.yaml` begins with a document that says which workloads are registered
-//! and whose configuration is of interest; Istio's objects follow.
+//! A case is a folder. `mesh.yaml` begins with a document that says which workloads are registered,
+//! which jobs Nomad has placed, and whose configuration is of interest; Istio's objects follow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mesh_control::pilot::mesh::{Config, Mesh, OutboundPolicy};
+use mesh_control::pilot::mesh::{Config, Credential, CredentialKey, KeyPair, Mesh, OutboundPolicy};
+use mesh_control::pilot::registry::merged::{Catalogue, Instances, merge};
 use mesh_control::pilot::resource::{Layer, ResourceType};
 use mesh_control::pilot::snapshot;
 use mesh_model::istio::{IstioKind, IstioObject, check};
-use mesh_model::{Health, Kind, Mode, Namespace, Workload, WorkloadId, virtual_address};
+use mesh_model::{
+    Health, Kind, Mode, Namespace, ServiceAccount, Workload, WorkloadId, virtual_address,
+};
 use mesh_proto::envoy::service::discovery::v3::DeltaDiscoveryResponse;
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use serde::Deserialize;
 use serde_json::Value;
+
+use super::allocation::{self, Placing};
 
 /// One case.
 #[derive(Debug)]
@@ -39,6 +44,8 @@ pub(crate) struct Interest {
     pub(crate) namespaces: Vec<Namespace>,
     /// What the proxies of all explicit workloads of these namespaces have in common.
     pub(crate) explicit: Vec<Namespace>,
+    /// What the proxies of all gateways of these namespaces have in common.
+    pub(crate) gateways: Vec<Namespace>,
     /// What the proxies of these workloads have for themselves.
     pub(crate) workloads: Vec<WorkloadId>,
 }
@@ -47,10 +54,34 @@ pub(crate) struct Interest {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Head {
+    #[serde(default)]
     workloads: Vec<Registered>,
+    #[serde(default)]
+    nomad: Vec<Placing>,
     of: Interest,
     #[serde(default)]
     registry_only: bool,
+    #[serde(default)]
+    credentials: Vec<Found>,
+}
+
+/// A Secret of a gateway.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Found {
+    namespace: Namespace,
+    account: ServiceAccount,
+    name: String,
+    pair: Option<Pair>,
+    roots: Option<String>,
+    problem: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pair {
+    chain: String,
+    key: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -101,6 +132,10 @@ impl Case {
             let layer = snapshot::shared(&self.mesh, namespace, Mode::Explicit);
             (format!("explicit-{namespace}"), layer)
         });
+        let gateways = self.of.gateways.iter().map(|namespace| {
+            let layer = snapshot::shared(&self.mesh, namespace, Mode::Gateway);
+            (format!("gateways-{namespace}"), layer)
+        });
         let own = self.of.workloads.iter().map(|id| {
             let (workload, _) = self.mesh.workload(id).unwrap();
             let name = id.as_str().replace('/', "-");
@@ -109,14 +144,24 @@ impl Case {
                 snapshot::own(&self.mesh, workload),
             )
         });
-        shared.chain(explicit).chain(own).collect()
+        shared.chain(explicit).chain(gateways).chain(own).collect()
     }
 
     fn read(dir: &Path) -> Self {
         let text = fs::read_to_string(dir.join("mesh.yaml")).unwrap();
         let mut documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
         let head: Head = serde_json::from_value(documents.remove(0)).unwrap();
-        let workloads: Vec<_> = head.workloads.into_iter().map(registered).collect();
+        let workloads = head.workloads.into_iter().map(registered);
+        let placed = allocation::place(&head.nomad);
+        let agents = placed.iter().filter_map(|placed| placed.agent.clone());
+        let agents = agents.map(|agent| (agent, Health::Healthy));
+        let catalogue = Catalogue {
+            listed: &allocation::snapshot(&placed).instances,
+            departed: &Instances::new(),
+            inherited: &BTreeSet::new(),
+            restarting: &BTreeSet::new(),
+        };
+        let workloads = merge(workloads.chain(agents), catalogue);
         let mut config = Config {
             outbound: if head.registry_only {
                 OutboundPolicy::RegistryOnly
@@ -124,6 +169,7 @@ impl Case {
                 OutboundPolicy::AllowAny
             },
             mixer: vec![SocketAddr::from(([10, 213, 0, 1], 15011))],
+            credentials: Arc::new(head.credentials.into_iter().map(found).collect()),
             ..Config::default()
         };
         for document in &documents {
@@ -176,10 +222,32 @@ fn kind_name(kind: ResourceType) -> &'static str {
     match kind {
         ResourceType::Cluster => "clusters",
         ResourceType::Endpoint => "endpoints",
+        ResourceType::Secret => "secrets",
         ResourceType::Listener => "listeners",
         ResourceType::Route => "routes",
         ResourceType::Name => "names",
     }
+}
+
+fn found(found: Found) -> (CredentialKey, Credential) {
+    let missing = || {
+        let problem = found.problem.clone();
+        problem.unwrap_or_else(|| "has none".to_owned())
+    };
+    let pair = found.pair.as_ref().map(|pair| KeyPair {
+        chain: pair.chain.clone().into(),
+        key: pair.key.clone().into(),
+    });
+    let credential = Credential {
+        pair: pair.ok_or_else(missing),
+        roots: found.roots.clone().map(Into::into).ok_or_else(missing),
+    };
+    let key = CredentialKey {
+        namespace: found.namespace,
+        account: found.account,
+        name: found.name,
+    };
+    (key, credential)
 }
 
 fn registered(registered: Registered) -> (Workload, Health) {
@@ -202,6 +270,7 @@ pub(crate) fn add(config: &mut Config, document: &Value) {
     match checked.object.unwrap() {
         IstioObject::VirtualService(object) => config.virtual_services.push(Arc::new(object)),
         IstioObject::DestinationRule(object) => config.destination_rules.push(Arc::new(*object)),
+        IstioObject::Gateway(object) => config.gateways.push(Arc::new(object)),
         IstioObject::ServiceEntry(object) => config.service_entries.push(Arc::new(object)),
         IstioObject::WorkloadEntry(object) => config.workload_entries.push(Arc::new(object)),
         IstioObject::PeerAuthentication(object) => {

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Secret, ServiceAcc
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use mesh_model::istio::{
-    AuthorizationPolicy, DestinationRule, IstioKind, PeerAuthentication, ServiceEntry,
+    AuthorizationPolicy, DestinationRule, Gateway, IstioKind, PeerAuthentication, ServiceEntry,
     VirtualService, WorkloadEntry,
 };
 use schemars::generate::{SchemaGenerator, SchemaSettings};
@@ -165,6 +165,7 @@ fn istio_spec(generator: &mut SchemaGenerator, kind: IstioKind) -> Value {
     match kind {
         IstioKind::VirtualService => generator.subschema_for::<VirtualService>(),
         IstioKind::DestinationRule => generator.subschema_for::<DestinationRule>(),
+        IstioKind::Gateway => generator.subschema_for::<Gateway>(),
         IstioKind::ServiceEntry => generator.subschema_for::<ServiceEntry>(),
         IstioKind::WorkloadEntry => generator.subschema_for::<WorkloadEntry>(),
         IstioKind::PeerAuthentication => generator.subschema_for::<PeerAuthentication>(),
@@ -181,6 +182,7 @@ fn istio_description(kind: IstioKind) -> &'static str {
         IstioKind::DestinationRule => {
             "DestinationRule says what holds for traffic to a host after routing: subsets, load balancing, TLS."
         }
+        IstioKind::Gateway => "Gateway says what is served to callers outside the mesh.",
         IstioKind::ServiceEntry => "ServiceEntry adds a service to the mesh by its hosts.",
         IstioKind::WorkloadEntry => "WorkloadEntry describes one workload of a service.",
         IstioKind::PeerAuthentication => {

@@ -391,6 +391,9 @@ fn references(kind: ResourceType, resource: &Resource) -> Vec<(ResourceType, Str
             });
             routes.collect()
         }
-        ResourceType::Endpoint | ResourceType::Route | ResourceType::Name => Vec::new(),
+        ResourceType::Endpoint
+        | ResourceType::Secret
+        | ResourceType::Route
+        | ResourceType::Name => Vec::new(),
     }
 }

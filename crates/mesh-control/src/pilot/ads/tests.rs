@@ -129,6 +129,9 @@ fn workload(id: &str) -> Workload {
         labels: BTreeMap::new(),
         services: Vec::new(),
         explicit: None,
+        sidecar: mesh_model::Sidecar::Present,
+        capture: mesh_model::Capture::default(),
+        gateway: false,
     }
 }
 

@@ -8,8 +8,8 @@ use kube::api::DynamicObject;
 use kube::runtime::watcher::Event;
 use mesh_model::Object;
 use mesh_model::istio::{
-    AuthorizationPolicy, DestinationRule, IstioKind, IstioObject, PeerAuthentication, ServiceEntry,
-    VirtualService, WorkloadEntry, check,
+    AuthorizationPolicy, DestinationRule, Gateway, IstioKind, IstioObject, PeerAuthentication,
+    ServiceEntry, VirtualService, WorkloadEntry, check,
 };
 use tracing::warn;
 
@@ -20,6 +20,7 @@ use crate::pilot::mesh::Config;
 pub(super) struct Objects {
     virtual_services: Kept<VirtualService>,
     destination_rules: Kept<DestinationRule>,
+    gateways: Kept<Gateway>,
     service_entries: Kept<ServiceEntry>,
     workload_entries: Kept<WorkloadEntry>,
     peer_authentications: Kept<PeerAuthentication>,
@@ -83,6 +84,7 @@ impl Objects {
         Config {
             virtual_services: all(&self.virtual_services),
             destination_rules: all(&self.destination_rules),
+            gateways: all(&self.gateways),
             service_entries: all(&self.service_entries),
             workload_entries: all(&self.workload_entries),
             peer_authentications: all(&self.peer_authentications),
@@ -118,6 +120,9 @@ impl Objects {
             IstioObject::DestinationRule(object) => {
                 self.destination_rules.insert(key, object.into());
             }
+            IstioObject::Gateway(object) => {
+                self.gateways.insert(key, Arc::new(object));
+            }
             IstioObject::ServiceEntry(object) => {
                 self.service_entries.insert(key, Arc::new(object));
             }
@@ -138,6 +143,7 @@ impl Objects {
         match kind {
             IstioKind::VirtualService => drop(self.virtual_services.remove(key)),
             IstioKind::DestinationRule => drop(self.destination_rules.remove(key)),
+            IstioKind::Gateway => drop(self.gateways.remove(key)),
             IstioKind::ServiceEntry => drop(self.service_entries.remove(key)),
             IstioKind::WorkloadEntry => drop(self.workload_entries.remove(key)),
             IstioKind::PeerAuthentication => drop(self.peer_authentications.remove(key)),
@@ -150,6 +156,7 @@ impl Objects {
         match kind {
             IstioKind::VirtualService => self.virtual_services.keys().cloned().collect(),
             IstioKind::DestinationRule => self.destination_rules.keys().cloned().collect(),
+            IstioKind::Gateway => self.gateways.keys().cloned().collect(),
             IstioKind::ServiceEntry => self.service_entries.keys().cloned().collect(),
             IstioKind::WorkloadEntry => self.workload_entries.keys().cloned().collect(),
             IstioKind::PeerAuthentication => self.peer_authentications.keys().cloned().collect(),

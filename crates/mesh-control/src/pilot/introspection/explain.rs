@@ -1,5 +1,7 @@
 //! Why a call goes where it goes: the same decisions that proxies are configured by, for one call.
 
+mod gateway;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -117,7 +119,8 @@ pub struct Target {
     pub workload: Option<WorkloadId>,
     /// Where it is.
     pub address: EndpointAddress,
-    /// The port at which it is called: its own, or its sidecar's if it is explicit.
+    /// The port at which it is called: its own, its sidecar's if it is explicit, or the one of its
+    /// host that leads there.
     pub port: u16,
     /// Whether it may be sent requests.
     pub health: Health,
@@ -145,6 +148,16 @@ pub enum Unanswered {
         name: String,
         /// The caller's namespace.
         namespace: Namespace,
+    },
+    /// A gateway does not serve that host.
+    #[error("gateway `{gateway}` does not serve `{name}`: {reason}")]
+    NotServed {
+        /// The gateway.
+        gateway: WorkloadId,
+        /// The name.
+        name: String,
+        /// Why not.
+        reason: String,
     },
     /// The service has no such port.
     #[error("`{host}` has the ports {ports}, not {port}", port = .port.map_or("none given".to_owned(), |port| port.to_string()))]
@@ -283,6 +296,17 @@ pub fn explain<'a>(
 ) -> Result<Explanation<'a>, Unanswered> {
     let mesh = &resolved.mesh;
     let from = &question.from;
+    // What a gateway calls is what callers outside ask it for, unless it is a service's own name.
+    let known = from.workload.as_ref().and_then(|id| mesh.workload(id));
+    if let Some((workload, _)) = known
+        && workload.gateway
+        && !question
+            .host
+            .as_ref()
+            .is_some_and(|host| mesh.entries.contains_key(host))
+    {
+        return gateway::explain(resolved, question, workload);
+    }
     let entry = question
         .host
         .as_ref()
@@ -313,6 +337,7 @@ pub fn explain<'a>(
     let caller = Caller {
         namespace: from.namespace.as_str(),
         labels: &from.labels,
+        gateway: None,
     };
     let host = service.host.as_str();
     let objects = mesh.virtual_service(&service.host, &from.namespace);
@@ -467,6 +492,8 @@ fn target(
     let service = &entry.service;
     let number = endpoint.ports.get(&port).copied().unwrap_or(port);
     let known = endpoint.workload.as_ref().and_then(|id| mesh.workload(id));
+    // Nobody stands before what has no sidecar: no policy of ours is asked.
+    let known = known.filter(|(workload, _)| workload.sidecar.is_present());
     let mutual_tls = known.map(|(workload, _)| {
         let policies = config.peer_authentications.iter().map(|object| &**object);
         mutual_tls::mode(

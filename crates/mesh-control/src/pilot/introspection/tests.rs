@@ -345,3 +345,55 @@ fn a_question_that_makes_no_sense_is_refused_whole() {
     let text = problems.to_string();
     assert!(text.contains("from: `Nobody`"), "{text}");
 }
+
+#[test]
+fn a_port_of_the_host_is_judged_as_the_applications_own() {
+    let service = json!({
+        "name": "reviews",
+        "ports": [{ "name": "http", "number": 9080, "target": 24411, "inside": 8080, "protocol": "http" }],
+    });
+    let mut reviews = workload("reviews-1", "reviews", "v1");
+    reviews.services = vec![serde_json::from_value(service).unwrap()];
+    let mut plain = workload("plain", "reviews", "v1");
+    plain.services.clone_from(&reviews.services);
+    plain.sidecar = mesh_model::Sidecar::Absent;
+    let policy = json!({
+        "apiVersion": "security.istio.io/v1",
+        "kind": "PeerAuthentication",
+        "metadata": { "name": "v1", "namespace": "default" },
+        "spec": {
+            "selector": { "matchLabels": { "version": "v1" } },
+            "mtls": { "mode": "STRICT" },
+            "portLevelMtls": { "8080": { "mode": "PERMISSIVE" } },
+        },
+    });
+    let mut config = Config::default();
+    let checked = check(IstioKind::PeerAuthentication, &policy);
+    let Some(IstioObject::PeerAuthentication(object)) = checked.object else {
+        panic!("{:?}", checked.problems)
+    };
+    config.peer_authentications.push(Arc::new(object));
+    let workloads = [(reviews, Health::Healthy), (plain, Health::Healthy)];
+    let hosts = Mesh::assemble(&config, &workloads).unaddressed;
+    config.virtual_addresses = allocate(&std::collections::BTreeMap::new(), &hosts).addresses;
+    let mesh = Mesh::assemble(&config, &workloads);
+    let resolved = Resolved {
+        config: Arc::new(config),
+        mesh,
+    };
+    let question = ExplainRequest {
+        from: "default/productpage".to_owned(),
+        to: "reviews:9080".to_owned(),
+        ..ExplainRequest::default()
+    };
+    let question = Question::read(&question, &resolved.mesh).unwrap();
+    let explanation = explain(&resolved, &question).unwrap();
+    let targets = serde_json::to_value(&explanation).unwrap();
+    let targets = &targets["destinations"][0]["endpoints"];
+    let (plain, mapped) = (&targets[0], &targets[1]);
+    assert_eq!(mapped["port"], 24411);
+    assert_eq!(mapped["mutualTls"]["mode"], "PERMISSIVE", "{mapped}");
+    assert_eq!(mapped["secured"], true);
+    assert_eq!(plain["secured"], false);
+    assert_eq!(plain["mutualTls"], Value::Null, "nobody stands before it");
+}

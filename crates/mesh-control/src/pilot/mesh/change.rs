@@ -41,13 +41,13 @@ impl Mesh {
 
     /// Whether an entry and all that is known of its endpoints is as it was.
     fn is_alike(&self, before: &Self, entry: &Entry, old: &Entry) -> bool {
-        // The endpoint of a workload stands for all its addresses, and the ports of its sidecar.
+        // The endpoint of a workload stands for all its addresses, and the ports that callers dial.
         let place = |mesh: &'_ Self, endpoint: &Endpoint| {
             let known = endpoint.workload.as_ref().and_then(|id| mesh.workload(id));
             known.map(|(workload, _)| {
-                let explicit = workload.explicit.as_ref();
-                let inbound = explicit.map(|explicit| explicit.inbound.clone());
-                (workload.addresses.clone(), inbound)
+                let own = endpoint.ports.values();
+                let called: Vec<_> = own.map(|own| workload.called_at(*own)).collect();
+                (workload.addresses.clone(), called)
             })
         };
         entry == old

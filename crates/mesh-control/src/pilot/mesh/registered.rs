@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use mesh_model::service::EndpointAddress;
 use mesh_model::{
-    Endpoint, Health, Host, Service, ServicePort, TrustDomain, Workload, WorkloadId,
+    Endpoint, Health, Host, Service, ServicePort, SpiffeId, TrustDomain, Workload, WorkloadId,
     WorkloadService,
 };
 
@@ -31,8 +31,11 @@ pub(super) fn services(
             let service = &mut entry.service;
             let ports = ports(service, workload, declared, warnings);
             let Some(address) = primary(&workload.addresses) else {
-                let source = format!("workload {}", workload.id);
-                warnings.push(Warning::new(source, "it has no address and is not served"));
+                // Who it is is not known yet, so nobody is to call it; its services are there.
+                if *health != Health::Starting {
+                    let source = format!("workload {}", workload.id);
+                    warnings.push(Warning::new(source, "it has no address and is not served"));
+                }
                 continue;
             };
             service.endpoints.push(Endpoint {
@@ -40,7 +43,7 @@ pub(super) fn services(
                 address: EndpointAddress::Ip(address),
                 ports,
                 labels: workload.labels.clone(),
-                identity: Some(workload.identity(trust_domain)),
+                identity: identity(workload, trust_domain),
                 health: *health,
                 weight: 1,
             });
@@ -49,16 +52,23 @@ pub(super) fn services(
     services
 }
 
+/// Who must answer at a workload's address; nobody in particular where no sidecar does.
+pub(super) fn identity(workload: &Workload, trust_domain: &TrustDomain) -> Option<SpiffeId> {
+    let has_sidecar = workload.sidecar.is_present();
+    has_sidecar.then(|| workload.identity(trust_domain))
+}
+
 /// Warns of ports at which a workload is said to speak several protocols: what it says first holds
 /// for its own proxy.
 fn check_targets(workload: &Workload, warnings: &mut Vec<Warning>) {
     let mut spoken = BTreeMap::new();
     for port in workload.services.iter().flat_map(|service| &service.ports) {
-        let first = spoken.entry(port.target).or_insert(port.protocol);
+        let first = spoken.entry(port.own()).or_insert(port.protocol);
         if *first != port.protocol {
             let message = format!(
                 "its own port {} is said to speak {first:?}, then {:?}; the first holds",
-                port.target, port.protocol
+                port.own(),
+                port.protocol
             );
             warnings.push(Warning::new(format!("workload {}", workload.id), message));
         }
@@ -72,7 +82,7 @@ pub(super) fn primary(addresses: &[IpAddr]) -> Option<IpAddr> {
 }
 
 /// Joins what one workload says of a service's ports to what is known; its service ports to
-/// target ports.
+/// ports of the application's own.
 fn ports(
     service: &mut Service,
     workload: &Workload,
@@ -85,10 +95,12 @@ fn ports(
             let source = format!("workload {}", workload.id);
             warnings.push(Warning::new(source, what));
         };
-        if is_reserved(port.number) || is_reserved(port.target) {
+        if is_reserved(port.number) || is_reserved(port.own()) {
             warn(format!(
                 "port {} (target {}) of service `{}` is one of the sidecar's own and is not served",
-                port.number, port.target, declared.name
+                port.number,
+                port.own(),
+                declared.name
             ));
             continue;
         }
@@ -100,7 +112,7 @@ fn ports(
                 protocol: port.protocol,
             });
         if known.protocol == port.protocol {
-            targets.insert(port.number, port.target);
+            targets.insert(port.number, port.own());
         } else {
             warn(format!(
                 "port {} of service `{}` is {:?} to workloads before it; it says {:?} and is not served there",

@@ -14,7 +14,7 @@ use mesh_model::{
     WorkloadId, virtual_address,
 };
 
-use super::registered::primary;
+use super::registered::{self, primary};
 use super::{Config, Entry, Warning, by_age, is_reserved};
 
 /// The label with which an endpoint says whether it has a sidecar, and the value for none.
@@ -216,7 +216,7 @@ impl Source<'_> {
                     address: EndpointAddress::Ip(primary(&workload.addresses)?),
                     ports: self.targets(&BTreeMap::new()),
                     labels: workload.labels.clone(),
-                    identity: Some(workload.identity(&self.config.trust_domain)),
+                    identity: registered::identity(workload, &self.config.trust_domain),
                     health: *health,
                     weight: 1,
                 })

@@ -358,3 +358,60 @@ fn a_workload_that_becomes_unready_changes_endpoints_only() {
     config.virtual_services.clear();
     assert_eq!(changed(&config, &workloads), None, "a route is gone");
 }
+
+/// A port of the host leads to the application's own.
+fn mapped(id: &str, target: u16) -> (Workload, Health) {
+    let mut mapped = workload(id, "web", 80, "http");
+    let port = &mut mapped.0.services[0].ports[0];
+    (port.target, port.inside) = (target, Some(8080));
+    mapped
+}
+
+#[test]
+fn policies_know_a_port_by_the_applications_own_number() {
+    let modes = json!({
+        "selector": {"matchLabels": {"app": "web"}},
+        "mtls": {"mode": "STRICT"},
+        "portLevelMtls": {"8080": {"mode": "DISABLE"}, "24411": {"mode": "PERMISSIVE"}},
+    });
+    let config = config(&[("PeerAuthentication", "shop", "web", modes)]);
+    let mut web = mapped("shop/web", 24411);
+    web.0.labels = [("app".to_owned(), "web".to_owned())].into();
+    let mesh = assemble(config, &[web]);
+    let endpoint = &entry(&mesh, "web.shop.mesh").service.endpoints[0];
+    assert_eq!(endpoint.ports[&80], 8080);
+    let (workload, _) = mesh.workload(endpoint.workload.as_ref().unwrap()).unwrap();
+    assert_eq!(mesh.mutual_tls(workload, 8080), MutualTlsMode::Disable);
+}
+
+#[test]
+fn another_port_of_the_host_is_another_endpoint() {
+    let config = Config::default();
+    let before = assemble(config.clone(), &[mapped("shop/web", 24411)]);
+    let after = assemble(config, &[mapped("shop/web", 24412)]);
+    let changed = after.endpoints_changed(&before).unwrap();
+    assert_eq!(changed.len(), 1);
+}
+
+#[test]
+fn nobody_must_answer_where_there_is_no_sidecar() {
+    let mut plain = workload("shop/plain", "web", 80, "http");
+    plain.0.sidecar = mesh_model::Sidecar::Absent;
+    plain.0.service_account = "anybody".parse().unwrap();
+    let with = workload("shop/with", "web", 80, "http");
+    let mesh = assemble(Config::default(), &[plain, with.clone()]);
+    let service = &entry(&mesh, "web.shop.mesh").service;
+    assert_eq!(service.endpoints[0].identity, None);
+    assert_eq!(service.identities, [with.0.identity(&mesh.trust_domain)]);
+}
+
+#[test]
+fn a_workload_that_nobody_proved_has_a_service_and_no_endpoint() {
+    let (mut web, _) = workload("shop/web", "web", 80, "http");
+    web.addresses.clear();
+    let mesh = assemble(Config::default(), &[(web, Health::Starting)]);
+    let service = &entry(&mesh, "web.shop.mesh").service;
+    assert!(service.ports.contains_key(&80));
+    assert!(service.endpoints.is_empty() && service.identities.is_empty());
+    assert_eq!(warnings(&mesh), [""; 0]);
+}

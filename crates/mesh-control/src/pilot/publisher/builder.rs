@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mesh_model::{Health, Host, Mode, Namespace, Workload, WorkloadId};
 
-use crate::pilot::mesh::Config;
+use crate::pilot::mesh::{Config, CredentialKey};
 use crate::pilot::resource::{Layer, Snapshot};
 
 /// How views are made, as pure functions of what was assembled last.
@@ -17,6 +17,9 @@ pub trait Assembly: Send + 'static {
     /// Hosts that need virtual addresses and have none in the config.
     fn unaddressed(&self) -> BTreeSet<Host>;
 
+    /// The Secrets that gateways need.
+    fn credentials(&self) -> BTreeSet<CredentialKey>;
+
     /// What every proxy of a namespace gets whose traffic comes to it in that way. Depends on all
     /// that was assembled.
     ///
@@ -24,7 +27,7 @@ pub trait Assembly: Send + 'static {
     fn shared(&self, namespace: &Namespace, mode: Mode, before: Option<&Layer>) -> Layer;
 
     /// What the proxy of one workload gets besides. Depends on the config and that workload, and for
-    /// an explicit one, which may have upstreams, on all that was assembled.
+    /// an explicit one, which may have upstreams, and a gateway on all that was assembled.
     fn own(&self, workload: &Workload) -> Layer;
 }
 
@@ -55,6 +58,7 @@ pub(super) struct Output {
     /// Wanted, but not there.
     pub(super) gone: Vec<WorkloadId>,
     pub(super) unaddressed: BTreeSet<Host>,
+    pub(super) credentials: BTreeSet<CredentialKey>,
 }
 
 impl<A: Assembly> Builder<A> {
@@ -87,6 +91,7 @@ impl<A: Assembly> Builder<A> {
         let old_own = std::mem::take(&mut self.own);
         let mut output = Output {
             unaddressed: self.assembly.unaddressed(),
+            credentials: self.assembly.credentials(),
             ..Output::default()
         };
         for id in wanted {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use mesh_model::{Health, Mode, Namespace, Workload, WorkloadId};
 use mesh_proto::mesh::agent::v1::Name;
@@ -13,8 +14,9 @@ use crate::pilot::resource::{Layer, Resource, ResourceType, Snapshot};
 /// Workloads that a test sets.
 #[derive(Debug)]
 struct Workloads {
-    workloads: Mutex<BTreeMap<WorkloadId, (Workload, Health)>>,
+    known: Mutex<BTreeMap<WorkloadId, (Workload, Health)>>,
     changed: watch::Sender<()>,
+    is_partial: AtomicBool,
 }
 
 /// An assembly whose shared layer has a name for each workload, and whose own layer the health.
@@ -34,11 +36,15 @@ struct World {
 
 impl Registry for Workloads {
     fn workloads(&self) -> Vec<(Workload, Health)> {
-        self.workloads.lock().unwrap().values().cloned().collect()
+        self.known.lock().unwrap().values().cloned().collect()
     }
 
     fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
+    }
+
+    fn is_whole(&self) -> bool {
+        !self.is_partial.load(Ordering::SeqCst)
     }
 }
 
@@ -58,6 +64,10 @@ impl Assembly for Listing {
         hosts
             .map(|(workload, _)| workload.id.as_str().replace('/', ".").parse().unwrap())
             .collect()
+    }
+
+    fn credentials(&self) -> BTreeSet<CredentialKey> {
+        BTreeSet::new()
     }
 
     fn shared(&self, _namespace: &Namespace, _mode: Mode, _before: Option<&Layer>) -> Layer {
@@ -98,8 +108,9 @@ impl World {
         let (config, receiver) = watch::channel(None);
         let (changed, _) = watch::channel(());
         let workloads = Arc::new(Workloads {
-            workloads: Mutex::default(),
+            known: Mutex::default(),
             changed,
+            is_partial: AtomicBool::new(false),
         });
         let views = Views::new();
         let (unaddressed, hosts) = watch::channel(BTreeSet::new());
@@ -109,6 +120,7 @@ impl World {
             registry: Arc::clone(&workloads) as Arc<dyn Registry>,
             views: views.clone(),
             unaddressed,
+            credentials: watch::channel(BTreeSet::new()).0,
         };
         let stop = CancellationToken::new();
         tokio::spawn(publisher.run(stop.clone()));
@@ -131,16 +143,25 @@ impl World {
             labels: BTreeMap::new(),
             services: Vec::new(),
             explicit: None,
+            sidecar: mesh_model::Sidecar::Present,
+            capture: mesh_model::Capture::default(),
+            gateway: false,
         };
-        let mut workloads = self.workloads.workloads.lock().unwrap();
+        let mut workloads = self.workloads.known.lock().unwrap();
         workloads.insert(id.clone(), (workload, health));
         drop(workloads);
         self.workloads.changed.send_replace(());
         id
     }
 
+    /// The registry is read whole, or is not.
+    fn set_whole(&self, is_whole: bool) {
+        self.workloads.is_partial.store(!is_whole, Ordering::SeqCst);
+        self.workloads.changed.send_replace(());
+    }
+
     fn remove(&self, id: &WorkloadId) {
-        self.workloads.workloads.lock().unwrap().remove(id);
+        self.workloads.known.lock().unwrap().remove(id);
         self.workloads.changed.send_replace(());
     }
 
@@ -176,6 +197,43 @@ async fn nobody_is_answered_before_config_is_known_and_workloads_are_back() {
     let snapshot = next(&mut view).await;
     assert_eq!(endpoints(&snapshot), ["default/a", "default/b"]);
     assert!(began.elapsed() >= Duration::from_secs(60) + QUIET / 2 + QUIET);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_answered_before_a_registry_was_read_whole() {
+    let world = World::new();
+    world.set_whole(false);
+    world.sync();
+    let id = world.add("a", Health::Healthy);
+    let mut view = world.views.subscribe(&id);
+    sleep(MAX_WHOLE / 2).await;
+    assert!(!view.has_changed().unwrap(), "more may be there");
+    world.add("b", Health::Healthy);
+    world.set_whole(true);
+    let began = Instant::now();
+    assert_eq!(
+        endpoints(&next(&mut view).await),
+        ["default/a", "default/b"]
+    );
+    assert!(began.elapsed() >= QUIET);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_cannot_be_read_keeps_others_waiting_so_long_and_is_not_trusted() {
+    let world = World::new();
+    world.set_whole(false);
+    world.sync();
+    let id = world.add("a", Health::Healthy);
+    let mut view = world.views.subscribe(&id);
+    let mut trusted = world.views.trusted();
+    let began = Instant::now();
+    next(&mut view).await;
+    assert!(began.elapsed() >= MAX_WHOLE);
+    sleep(TRUST_AFTER * 2).await;
+    assert!(!*trusted.borrow_and_update(), "it may be read yet");
+    world.set_whole(true);
+    trusted.wait_for(|trusted| *trusted).await.unwrap();
+    assert!(began.elapsed() < MAX_DISTRUST);
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,7 +14,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::Registry;
+use super::merged::is_agent_of;
+use super::{NomadRegistry, Registry};
 
 /// The workloads whose agents are connected to this process.
 ///
@@ -64,6 +65,19 @@ pub enum Refused {
         /// The identity of the caller.
         identity: Box<SpiffeId>,
     },
+    /// The id is an allocation's, and the agent is not the one beside it.
+    #[error(
+        "workload `{id}` is an allocation of job `{job}`, and `{identity}` is not the account of a \
+         sidecar there"
+    )]
+    OtherAllocation {
+        /// The workload.
+        id: WorkloadId,
+        /// The allocation's job.
+        job: String,
+        /// The identity of the caller.
+        identity: Box<SpiffeId>,
+    },
 }
 
 /// Why there is no configuration dump.
@@ -105,6 +119,8 @@ pub(super) struct Registration {
 struct Inner {
     state: Mutex<State>,
     changed: watch::Sender<()>,
+    /// Knows whose some of the ids are.
+    nomad: Option<NomadRegistry>,
 }
 
 #[derive(Debug, Default)]
@@ -140,10 +156,20 @@ const MESSAGES: usize = 8;
 impl AgentRegistry {
     /// A registry without workloads.
     pub fn new() -> Self {
+        Self::beside(None)
+    }
+
+    /// A registry without workloads, in which the ids of Nomad's allocations are for their own
+    /// agents alone.
+    pub fn beside(nomad: Option<NomadRegistry>) -> Self {
         let (changed, _) = watch::channel(());
         let state = Mutex::default();
         Self {
-            inner: Arc::new(Inner { state, changed }),
+            inner: Arc::new(Inner {
+                state,
+                changed,
+                nomad,
+            }),
         }
     }
 
@@ -172,9 +198,21 @@ impl AgentRegistry {
         };
         let sent = messages.try_send(welcome);
         debug_assert!(sent.is_ok(), "the channel is new and has room");
+        let instance = self.inner.nomad.as_ref().and_then(|nomad| nomad.find(&id));
+        if let Some(instance) = &instance
+            && !is_agent_of(instance, &registered.workload)
+        {
+            return Err(Refused::OtherAllocation {
+                id,
+                job: instance.job.clone(),
+                identity: registered.identity.into(),
+            });
+        }
         let mut state = self.lock();
         if let Some(entry) = state.entries.get(&id)
             && entry.registered.identity != registered.identity
+            // Somebody else's agent came before the catalogue had the allocation.
+            && instance.is_none()
         {
             return Err(Refused::Taken {
                 id,
@@ -415,6 +453,9 @@ mod tests {
             labels: BTreeMap::new(),
             services: Vec::new(),
             explicit: None,
+            sidecar: mesh_model::Sidecar::Present,
+            capture: mesh_model::Capture::default(),
+            gateway: false,
         };
         Registered {
             identity: workload.identity(&mesh_model::TrustDomain::default()),

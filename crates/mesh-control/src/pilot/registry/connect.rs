@@ -85,7 +85,9 @@ impl Agents for AgentsService {
         let (registration, inbox) = self.registry.register(registered).map_err(|refused| {
             info!(error = %refused, "registration refused");
             match refused {
-                Refused::OtherAccount { .. } => Status::permission_denied(refused.to_string()),
+                Refused::OtherAccount { .. } | Refused::OtherAllocation { .. } => {
+                    Status::permission_denied(refused.to_string())
+                }
                 Refused::Taken { .. } => Status::already_exists(refused.to_string()),
             }
         })?;

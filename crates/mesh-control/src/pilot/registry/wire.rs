@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use mesh_model::{
-    Explicit, Health, Problem, Problems, Protocol, Upstream, Workload, WorkloadPort,
-    WorkloadService, label,
+    Capture, Explicit, Health, Problem, Problems, Protocol, Sidecar, Upstream, Workload,
+    WorkloadPort, WorkloadService, label,
 };
 use mesh_proto::mesh::agent::v1 as wire;
 
@@ -66,6 +66,14 @@ pub fn read_workload(message: &wire::Workload) -> Result<Workload, Problems> {
     if let (Some(explicit), Some(namespace)) = (&explicit, &namespace) {
         explicit.validate(namespace, &services, "explicit", &mut problems);
     }
+    let capture = match &message.capture {
+        None => Capture::default(),
+        Some(capture) => read_capture(*capture, &mut problems),
+    };
+    if message.gateway && (!services.is_empty() || explicit.is_some()) {
+        let expected = "`false`: a gateway has no application that could serve or call";
+        problems.push(Problem::new("gateway", "true", expected));
+    }
     match (id, namespace, service_account) {
         (Some(id), Some(namespace), Some(service_account)) => problems.into_result(Workload {
             id,
@@ -74,7 +82,11 @@ pub fn read_workload(message: &wire::Workload) -> Result<Workload, Problems> {
             addresses,
             labels: message.labels.clone(),
             services,
+            // Whoever registers is one.
+            sidecar: Sidecar::Present,
             explicit,
+            capture,
+            gateway: message.gateway,
         }),
         _ => Err(problems),
     }
@@ -87,6 +99,7 @@ pub fn write_workload(workload: &Workload) -> wire::Workload {
         number: port.number.into(),
         target: port.target.into(),
         protocol: protocol_name(port.protocol).to_owned(),
+        inside: port.inside.unwrap_or(0).into(),
     };
     let services = workload
         .services
@@ -103,6 +116,11 @@ pub fn write_workload(workload: &Workload) -> wire::Workload {
         labels: workload.labels.clone(),
         services: services.collect(),
         explicit: workload.explicit.as_ref().map(write_explicit),
+        capture: (!workload.capture.is_usual()).then(|| wire::Capture {
+            outbound: workload.capture.outbound.into(),
+            inbound: workload.capture.inbound.into(),
+        }),
+        gateway: workload.gateway,
     }
 }
 
@@ -158,6 +176,10 @@ fn read_service(
         }
         let number = read_port(&format!("{path}.number"), port.number, problems);
         let target = read_port(&format!("{path}.target"), port.target, problems);
+        let inside = match port.inside {
+            0 => None,
+            inside => read_port(&format!("{path}.inside"), inside, problems),
+        };
         let protocol = read_protocol(&port.protocol);
         if protocol.is_none() {
             problems.push(Problem::new(
@@ -180,6 +202,7 @@ fn read_service(
             name: port.name.clone(),
             number,
             target,
+            inside,
             protocol,
         });
     }
@@ -212,6 +235,21 @@ fn read_explicit(message: &wire::Explicit, problems: &mut Problems) -> Option<Ex
         }
     }
     (problems.0.len() == before).then_some(explicit)
+}
+
+/// What is wrong is said; what is given back then is of no use to anybody.
+fn read_capture(message: wire::Capture, problems: &mut Problems) -> Capture {
+    let outbound = read_port("capture.outbound", message.outbound, problems);
+    let inbound = read_port("capture.inbound", message.inbound, problems);
+    let usual = Capture::default();
+    if inbound.is_some() && inbound == outbound {
+        let expected = "another port than that of outbound traffic";
+        problems.add("capture.inbound", message.inbound.to_string(), expected);
+    }
+    Capture {
+        outbound: outbound.unwrap_or(usual.outbound),
+        inbound: inbound.unwrap_or(usual.inbound),
+    }
 }
 
 fn parse<T>(path: &str, text: &str, problems: &mut Problems) -> Option<T>
@@ -303,10 +341,12 @@ mod tests {
                 ports: vec![wire::WorkloadPort {
                     name: "http".to_owned(),
                     number: 80,
-                    target: 8080,
+                    target: 24411,
                     protocol: "http".to_owned(),
+                    inside: 8080,
                 }],
             }],
+            gateway: false,
             explicit: Some(wire::Explicit {
                 inbound: [(8080, 15100)].into(),
                 upstreams: vec![wire::Upstream {
@@ -314,6 +354,10 @@ mod tests {
                     port: 9080,
                     listen: "127.0.0.1:15200".to_owned(),
                 }],
+            }),
+            capture: Some(wire::Capture {
+                outbound: 24001,
+                inbound: 24002,
             }),
         }
     }
@@ -331,11 +375,13 @@ mod tests {
         wrong.labels.insert("version".to_owned(), "v 1".to_owned());
         wrong.addresses = vec!["127.0.0.1".to_owned(), "x".to_owned()];
         wrong.services[0].ports[0].target = 70_000;
+        wrong.services[0].ports[0].inside = 70_001;
         wrong.services[0].ports[0].protocol = "udp".to_owned();
         wrong.services.push(wrong.services[0].clone());
         let explicit = wrong.explicit.as_mut().unwrap();
         explicit.inbound.insert(70_000, 15101);
         explicit.upstreams[0].listen = "localhost:1".to_owned();
+        wrong.capture.as_mut().unwrap().inbound = 24001;
         let problems = read_workload(&wrong).unwrap_err();
         let paths: Vec<_> = problems.0.iter().map(|problem| &*problem.path).collect();
         assert_eq!(
@@ -346,12 +392,15 @@ mod tests {
                 "addresses[1]",
                 "labels[version]",
                 "services[0].ports[0].target",
+                "services[0].ports[0].inside",
                 "services[0].ports[0].protocol",
                 "services[1].ports[0].target",
+                "services[1].ports[0].inside",
                 "services[1].ports[0].protocol",
                 "services[1].name",
                 "explicit.inbound[70000]",
                 "explicit.upstreams[0].listen",
+                "capture.inbound",
             ]
         );
     }

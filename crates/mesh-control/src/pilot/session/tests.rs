@@ -66,6 +66,7 @@ fn name(kind: ResourceType, number: usize) -> String {
         ResourceType::Listener => format!("listener-{number}"),
         ResourceType::Route => format!("route-{number}"),
         ResourceType::Name => format!("name-{number}"),
+        ResourceType::Secret => format!("secret-{number}"),
     }
 }
 
@@ -298,7 +299,7 @@ fn choice(kind: ResourceType, number: usize) -> String {
 fn picture(bad: bool) -> impl Strategy<Value = Picture> {
     let salt = || proptest::option::weighted(0.7, 0..12_u8);
     let salts = || proptest::array::uniform5(salt());
-    let all = proptest::array::uniform5(salts());
+    let all = proptest::array::uniform6(salts());
     (all, any::<u8>(), any::<u8>(), any::<bool>()).prop_map(move |(mut salts, own, uses, large)| {
         // Every cluster has endpoints, as Pilot makes them.
         let [clusters, endpoints, ..] = &mut salts;
@@ -317,7 +318,11 @@ fn picture(bad: bool) -> impl Strategy<Value = Picture> {
 
 /// Types whose names a test changes at will; the client does the others as Envoy does.
 fn free_type() -> impl Strategy<Value = ResourceType> {
-    prop_oneof![Just(ResourceType::Route), Just(ResourceType::Name)]
+    prop_oneof![
+        Just(ResourceType::Route),
+        Just(ResourceType::Name),
+        Just(ResourceType::Secret)
+    ]
 }
 
 fn steps(bad: bool, expire: u32) -> impl Strategy<Value = Vec<Step>> {

@@ -89,14 +89,14 @@ fn lb_endpoint(
     })
 }
 
-/// The port of an endpoint to which calls for a port of its service go: where it listens, or the
-/// port of its sidecar that takes them.
+/// The port of an endpoint to which calls for a port of its service go: where it listens, the
+/// port of its sidecar that takes them, or the port of its host that leads there.
 pub(in crate::pilot) fn called_at(mesh: &Mesh, endpoint: &Endpoint, port: u16) -> Option<u16> {
-    let target = *endpoint.ports.get(&port)?;
+    let own = *endpoint.ports.get(&port)?;
     let known = endpoint.workload.as_ref().and_then(|id| mesh.workload(id));
     match known {
-        Some((workload, _)) => workload.called_at(target),
-        None => Some(target),
+        Some((workload, _)) => workload.called_at(own),
+        None => Some(own),
     }
 }
 

@@ -18,9 +18,6 @@ use super::access_log::{self, Side};
 use super::authorization::Filters;
 use super::{cluster, listener, route, tls, wire};
 
-/// Where the redirect rules send what comes to the workload.
-pub(super) const PORT: u16 = 15006;
-
 /// How long a caller may take to show whether it speaks TLS; where plaintext is allowed too, a
 /// server that speaks first answers no sooner. Under STRICT a slower caller is refused.
 const SNIFF: Duration = Duration::from_secs(3);
@@ -28,7 +25,7 @@ const SNIFF: Duration = Duration::from_secs(3);
 /// A port at which a workload listens, or on which a policy has a word.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Port {
-    /// Its number, the target port of services.
+    /// Its number, by which the application knows it.
     pub(super) number: u16,
     /// What is spoken there; nothing if no service is declared on it.
     pub(super) protocol: Option<Protocol>,
@@ -60,7 +57,7 @@ pub(super) fn declared(workload: &Workload) -> BTreeMap<u16, (Protocol, BTreeSet
         let host = Host::of_service(&service.name, &workload.namespace);
         for port in &service.ports {
             let (_, services) = ports
-                .entry(port.target)
+                .entry(port.own())
                 .or_insert_with(|| (port.protocol, BTreeSet::new()));
             services.insert(host.clone());
         }
@@ -69,8 +66,8 @@ pub(super) fn declared(workload: &Workload) -> BTreeMap<u16, (Protocol, BTreeSet
 }
 
 impl Inbound<'_> {
-    /// The listener.
-    pub(super) fn listener(&self) -> lds::Listener {
+    /// The listener at the port to which redirect rules bring what comes to the workload.
+    pub(super) fn listener(&self, at: u16) -> lds::Listener {
         // Looking for TLS means waiting for bytes, which is lost time where TLS means nothing.
         let plain: Vec<u16> = self
             .ports
@@ -97,13 +94,13 @@ impl Inbound<'_> {
             ],
             listener_filters_timeout: wire::duration(SNIFF),
             continue_on_listener_filters_timeout: true,
-            filter_chains: [listener::trap(PORT)]
+            filter_chains: [listener::trap(at)]
                 .into_iter()
                 .chain(chains)
                 .chain(self.undeclared())
                 .collect(),
             access_log: access_log::refused(Side::Inbound),
-            ..listener::on_every_address("virtualInbound", PORT, Side::Inbound)
+            ..listener::on_every_address("virtualInbound", at, Side::Inbound)
         }
     }
 

@@ -1,5 +1,6 @@
 //! The parts that listeners are made of: addresses, filter chains, the HTTP and TCP proxies.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use mesh_proto::envoy::config::core::v3 as core;
@@ -135,6 +136,59 @@ pub(super) fn http(side: Side, routes: String, filters: Vec<hcm::HttpFilter>) ->
     if side == Side::Inbound {
         harden(&mut config);
     }
+    filter(
+        "envoy.filters.network.http_connection_manager",
+        wire::any(&config),
+    )
+}
+
+/// The filter that passes requests of strangers on, by the `RouteConfiguration` that ADS has under
+/// the name `routes`.
+///
+/// Source: <https://www.envoyproxy.io/docs/envoy/latest/configuration/best_practices/edge>.
+pub(super) fn edge(routes: String, filters: Vec<hcm::HttpFilter>) -> lds::Filter {
+    /// How long the head of a request may take.
+    const HEAD: Duration = Duration::from_secs(10);
+    /// How long a request may do nothing.
+    const IDLE: Duration = Duration::from_secs(300);
+    let (http2, common) = super::gateway::limits();
+    let last = http_filter("envoy.filters.http.router", wire::any(&silent_router()));
+    let mut config = hcm::HttpConnectionManager {
+        stat_prefix: "gateway".to_owned(),
+        http_filters: filters.into_iter().chain([last]).collect(),
+        common_http_protocol_options: Some(common),
+        http2_protocol_options: Some(http2),
+        // What serves behind the gateway is nobody's business outside.
+        server_name: "mesh".to_owned(),
+        server_header_transformation: manager::ServerHeaderTransformation::Overwrite.into(),
+        request_headers_timeout: wire::duration(HEAD),
+        stream_idle_timeout: wire::duration(IDLE),
+        access_log: access_log::http(Side::Outbound),
+        // The caller is who connects; what a request says of others before it is passed on in
+        // `x-forwarded-for`, with the caller added, and not believed.
+        use_remote_address: wire::truth(true),
+        xff_num_trusted_hops: 0,
+        internal_address_config: Some(manager::InternalAddressConfig {
+            // An empty list would be the private networks, whose callers could set `x-envoy-…`.
+            cidr_ranges: vec![wire::network(IpAddr::from(Ipv4Addr::BROADCAST))],
+            ..Default::default()
+        }),
+        preserve_external_request_id: false,
+        upgrade_configs: vec![manager::UpgradeConfig {
+            upgrade_type: "websocket".to_owned(),
+            ..Default::default()
+        }],
+        normalize_path: wire::truth(true),
+        strip_trailing_host_dot: true,
+        route_specifier: Some(RouteSpecifier::Rds(hcm::Rds {
+            config_source: wire::ads(),
+            route_config_name: routes,
+        })),
+        ..Default::default()
+    };
+    harden(&mut config);
+    config.forward_client_cert_details = manager::ForwardClientCertDetails::Sanitize.into();
+    config.set_current_client_cert_details = None;
     filter(
         "envoy.filters.network.http_connection_manager",
         wire::any(&config),

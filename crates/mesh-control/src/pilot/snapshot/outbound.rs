@@ -1,6 +1,6 @@
 //! Listeners for what an application calls.
 //!
-//! The redirect rules bring every connection to [`PORT`], whose listener hands it to the listener
+//! The redirect rules bring every connection to one port, whose listener hands it to the listener
 //! of the address that was called, if there is one: of a TCP service (its own), or of an HTTP port
 //! (one for all services; its filter chains are the buckets of [`virtual_address`]).
 
@@ -16,9 +16,6 @@ use super::access_log::{self, Side};
 use super::{View, cluster, listener, route, wire};
 use crate::pilot::mesh::{Entry, OutboundPolicy};
 
-/// Where the redirect rules send what an application calls.
-pub(super) const PORT: u16 = 15001;
-
 /// The name of the HTTP filter that delays and aborts.
 pub(super) const FAULT: &str = "envoy.filters.http.fault";
 
@@ -26,13 +23,13 @@ pub(super) const FAULT: &str = "envoy.filters.http.fault";
 /// the connection is passed on unread, as it is for a server that speaks first.
 const SNIFF: Duration = Duration::from_secs(1);
 
-/// The listener of all that no other takes.
-pub(super) fn catch_all(view: &View<'_>) -> lds::Listener {
+/// The listener of all that no other takes, at the `port` to which redirect rules bring it.
+pub(super) fn catch_all(view: &View<'_>, port: u16) -> lds::Listener {
     lds::Listener {
         use_original_dst: wire::truth(true),
-        filter_chains: vec![listener::trap(PORT)],
+        filter_chains: vec![listener::trap(port)],
         default_filter_chain: Some(elsewhere(view)),
-        ..listener::on_every_address("virtualOutbound", PORT, Side::Outbound)
+        ..listener::on_every_address("virtualOutbound", port, Side::Outbound)
     }
 }
 

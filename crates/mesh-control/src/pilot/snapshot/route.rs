@@ -18,7 +18,7 @@ use mesh_proto::envoy::config::route::v3::route::Action;
 use mesh_proto::envoy::config::route::v3::route_action::ClusterSpecifier;
 use mesh_proto::envoy::config::route::v3::route_match::PathSpecifier;
 
-pub(super) use virtual_service::connections;
+pub(super) use virtual_service::{Target, connections};
 
 use super::{View, access_log, cluster, wire};
 use crate::pilot::mesh::{Entry, OutboundPolicy};
@@ -234,7 +234,11 @@ fn virtual_host(view: &View<'_>, entry: &Entry, port: u16) -> rds::VirtualHost {
 }
 
 /// A virtual host with what all of ours have: failed requests are tried again as Istio does.
-fn finished(name: &str, domains: Vec<String>, routes: Vec<rds::Route>) -> rds::VirtualHost {
+pub(super) fn finished(
+    name: &str,
+    domains: Vec<String>,
+    routes: Vec<rds::Route>,
+) -> rds::VirtualHost {
     rds::VirtualHost {
         name: name.to_owned(),
         domains,
@@ -249,7 +253,10 @@ fn finished(name: &str, domains: Vec<String>, routes: Vec<rds::Route>) -> rds::V
 /// A full host comes before anybody's short form of another, the earlier host before the later;
 /// a host without a name of its own is left out. By that name Envoy also calls the virtual host,
 /// so those names are unique too. One without routes answers 404.
-fn configuration(name: String, mut hosts: Vec<rds::VirtualHost>) -> rds::RouteConfiguration {
+pub(super) fn configuration(
+    name: String,
+    mut hosts: Vec<rds::VirtualHost>,
+) -> rds::RouteConfiguration {
     let mut taken: BTreeSet<String> = BTreeSet::new();
     hosts.retain(|host| {
         let first = host.domains.first();

@@ -6,7 +6,9 @@
 //! by what was offered. So the marker stays what it is, and HTTP/1 and HTTP/2 are told apart by
 //! their first bytes.
 
+use bytes::Bytes;
 use mesh_model::istio::destination_rule::{ClientTls, TlsMode};
+use mesh_model::istio::gateway::{ServerTls, TlsVersion};
 use mesh_model::{SpiffeId, TrustDomain};
 use mesh_proto::envoy::config::core::v3::{
     DataSource, TransportSocket, data_source, transport_socket,
@@ -21,7 +23,7 @@ use mesh_proto::envoy::extensions::transport_sockets::tls::v3::tls_parameters::T
 use mesh_proto::envoy::r#type::matcher::v3::StringMatcher;
 
 use super::wire;
-use crate::pilot::mesh::Entry;
+use crate::pilot::mesh::{Entry, KeyPair, Secrets};
 
 /// The application protocol by which a sidecar's connection is known.
 pub(super) const MARKER: &str = "mesh";
@@ -86,6 +88,119 @@ pub(super) fn server(trust_domain: &TrustDomain) -> TransportSocket {
         ..Default::default()
     };
     socket(wire::any(&context))
+}
+
+/// TLS of a gateway with callers outside the mesh; sessions of a caller who shows no certificate may
+/// be resumed.
+pub(super) fn edge(settings: &ServerTls, secrets: &Secrets, is_http: bool) -> TransportSocket {
+    let is_mutual = secrets.is_mutual;
+    let validation = is_mutual.then(|| {
+        ValidationContextType::CombinedValidationContext(CombinedCertificateValidationContext {
+            default_validation_context: Some(tls::CertificateValidationContext {
+                verify_certificate_spki: settings.verify_certificate_spki.clone(),
+                verify_certificate_hash: settings.verify_certificate_hash.clone(),
+                match_typed_subject_alt_names: settings
+                    .subject_alt_names
+                    .iter()
+                    .flat_map(|name| of_server(name))
+                    .collect(),
+                ..Default::default()
+            }),
+            validation_context_sds_secret_config: Some(by_ads(roots_name(&secrets.name))),
+            ..Default::default()
+        })
+    });
+    let protocols = if is_http {
+        &["h2", "http/1.1"][..]
+    } else {
+        &[]
+    };
+    let context = tls::DownstreamTlsContext {
+        common_tls_context: Some(tls::CommonTlsContext {
+            tls_params: Some(tls::TlsParameters {
+                tls_minimum_protocol_version: version(
+                    settings.min_protocol_version,
+                    TlsProtocol::TlSv12,
+                ),
+                tls_maximum_protocol_version: version(
+                    settings.max_protocol_version,
+                    TlsProtocol::TlSv13,
+                ),
+                cipher_suites: settings.cipher_suites.clone(),
+                ..Default::default()
+            }),
+            tls_certificate_sds_secret_configs: vec![by_ads(pair_name(&secrets.name))],
+            alpn_protocols: protocols.iter().map(|name| (*name).to_owned()).collect(),
+            validation_context_type: validation,
+            ..Default::default()
+        }),
+        require_client_certificate: wire::truth(is_mutual),
+        disable_stateful_session_resumption: is_mutual,
+        session_ticket_keys_type: is_mutual.then_some(
+            SessionTicketKeysType::DisableStatelessSessionResumption(true),
+        ),
+        ..Default::default()
+    };
+    socket(wire::any(&context))
+}
+
+fn version(version: TlsVersion, default: TlsProtocol) -> i32 {
+    match version {
+        TlsVersion::Tlsv1_0 => TlsProtocol::TlSv10,
+        TlsVersion::Tlsv1_1 => TlsProtocol::TlSv11,
+        TlsVersion::Tlsv1_2 => TlsProtocol::TlSv12,
+        TlsVersion::Tlsv1_3 => TlsProtocol::TlSv13,
+        _ => default,
+    }
+    .into()
+}
+
+/// Certificate and key of a Secret, as the proxy asks for them.
+pub(super) fn pair_secret(name: &str, pair: &KeyPair) -> tls::Secret {
+    tls::Secret {
+        name: pair_name(name),
+        r#type: Some(tls::secret::Type::TlsCertificate(tls::TlsCertificate {
+            certificate_chain: Some(bytes(&pair.chain)),
+            private_key: Some(bytes(&pair.key)),
+            ..Default::default()
+        })),
+    }
+}
+
+/// Roots of a Secret, as the proxy asks for them.
+pub(super) fn roots_secret(name: &str, roots: &Bytes) -> tls::Secret {
+    tls::Secret {
+        name: roots_name(name),
+        r#type: Some(tls::secret::Type::ValidationContext(
+            tls::CertificateValidationContext {
+                trusted_ca: Some(bytes(roots)),
+                ..Default::default()
+            },
+        )),
+    }
+}
+
+fn pair_name(secret: &str) -> String {
+    format!("certificate/{secret}")
+}
+
+fn roots_name(secret: &str) -> String {
+    format!("roots/{secret}")
+}
+
+fn bytes(bytes: &Bytes) -> DataSource {
+    DataSource {
+        specifier: Some(data_source::Specifier::InlineBytes(bytes.clone())),
+        ..Default::default()
+    }
+}
+
+/// A secret that Pilot itself has under this name.
+fn by_ads(name: String) -> tls::SdsSecretConfig {
+    tls::SdsSecretConfig {
+        name,
+        sds_config: wire::ads(),
+    }
 }
 
 /// TLS that the proxy speaks for the application, towards servers outside the mesh.

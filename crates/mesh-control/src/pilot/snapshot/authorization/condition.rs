@@ -104,7 +104,7 @@ impl Reader<'_> {
             let mut add = |wanted: &[String], unwanted: &[String], read: Box<Caller<'_>>| {
                 both(&mut all, wanted, unwanted, read, any_id, not_id);
             };
-            let identity = Box::new(identity);
+            let identity = Box::new(|value: &str| self.identity(value));
             add(&source.principals, &source.not_principals, identity);
             let namespace = Box::new(|value: &str| self.in_namespace(value));
             add(&source.namespaces, &source.not_namespaces, namespace);
@@ -151,7 +151,7 @@ impl Reader<'_> {
     fn of_caller(&self, key: Key<'_>) -> Option<Box<Caller<'_>>> {
         Some(match key {
             Key::SourceIp => Box::new(address),
-            Key::SourcePrincipal => Box::new(identity),
+            Key::SourcePrincipal => Box::new(|value| self.identity(value)),
             Key::SourceNamespace => Box::new(|value| self.in_namespace(value)),
             Key::SourceServiceAccount => Box::new(|value| self.account(value)),
             _ => return None,
@@ -173,13 +173,21 @@ impl Reader<'_> {
         })
     }
 
-    /// A port of the application's own, which the proxy knows by the port that is called.
+    /// A port of the application's own, which the proxy knows by where it takes the calls.
     fn port(&self, value: &str) -> Permission {
-        let called = |port: u16| self.workload.called_at(port);
-        permission(match value.parse().ok().and_then(called) {
+        let taken = |port: u16| self.workload.taken_at(port);
+        permission(match value.parse().ok().and_then(taken) {
             Some(port) => Permit::DestinationPort(port.into()),
             None => never(),
         })
+    }
+
+    /// Callers of an identity: none at a gateway, whatever certificates they have.
+    fn identity(&self, value: &str) -> Principal {
+        if self.workload.gateway {
+            return nobody();
+        }
+        identity(value)
     }
 
     /// Callers of a namespace, in whose name each star stands for any text.
@@ -190,7 +198,7 @@ impl Reader<'_> {
         let allowed = |byte: u8| {
             byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'*'
         };
-        if !value.bytes().all(allowed) {
+        if self.workload.gateway || !value.bytes().all(allowed) {
             return nobody();
         }
         let parts: Vec<_> = value.split('*').collect();
@@ -212,6 +220,9 @@ impl Reader<'_> {
 
     /// One account, of this object's namespace unless it names another.
     fn account(&self, value: &str) -> Principal {
+        if self.workload.gateway {
+            return nobody();
+        }
         let (namespace, account) = value.split_once('/').unwrap_or((self.namespace, value));
         let trust_domain = self.trust_domain;
         let identity = format!("spiffe://{trust_domain}/ns/{namespace}/sa/{account}");

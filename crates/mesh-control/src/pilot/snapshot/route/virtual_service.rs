@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use mesh_model::istio::VirtualService;
 use mesh_model::istio::virtual_service::{Destination, HttpMatch, HttpRoute, RouteDestination};
-use mesh_model::route::{Caller, destination_port, http_routes, tcp_routes};
+use mesh_model::route::{Caller, Candidate, destination_port, http_routes, tcp_routes};
 use mesh_model::{Host, Object, Service};
 use mesh_proto::envoy::config::route::v3 as rds;
 use mesh_proto::envoy::config::route::v3::route::Action;
@@ -16,13 +16,13 @@ use super::super::{View, cluster};
 use super::{action, everything, matching, service_metadata, to};
 
 /// What routes are made for.
-pub(super) struct Target<'a> {
+pub(in super::super) struct Target<'a> {
     /// Who calls.
     pub(super) view: &'a View<'a>,
     /// The object that says how, whose namespace short names are of.
     source: &'a Object<VirtualService>,
-    /// The host that is called.
-    host: &'a Host,
+    /// The host that is called, if it is one host.
+    host: Option<&'a Host>,
     /// The port that is called.
     port: u16,
 }
@@ -47,20 +47,13 @@ pub(super) fn of_host(view: &View<'_>, host: &Host, port: u16) -> Vec<rds::Route
     let target = Target {
         view,
         source,
-        host,
+        host: Some(host),
         port,
     };
-    let everything = HttpMatch::default();
-    let mut routes = Vec::new();
-    for candidate in http_routes(source, target.caller(), port) {
-        let conditions = candidate.conditions.unwrap_or_else(|| vec![&everything]);
-        routes.extend(
-            conditions
-                .into_iter()
-                .map(|condition| target.route(candidate.route, condition)),
-        );
-    }
-    routes
+    let candidates = http_routes(source, target.caller(), port).into_iter();
+    candidates
+        .flat_map(|candidate| target.routes(&candidate))
+        .collect()
 }
 
 /// The clusters that connections to a TCP port are spread over; never none.
@@ -70,7 +63,7 @@ pub(in super::super) fn connections(view: &View<'_>, service: &Service, port: u1
         let target = Target {
             view,
             source,
-            host: &service.host,
+            host: Some(&service.host),
             port,
         };
         let route = tcp_routes(source, target.caller(), port)
@@ -100,11 +93,40 @@ fn plain(view: &View<'_>, service: &Service, port: u16) -> rds::Route {
 
 // === impl Target ===
 
-impl Target<'_> {
+impl<'a> Target<'a> {
+    /// What routes of an object are made for that is bound to a gateway.
+    pub(in super::super) fn at_gateway(
+        view: &'a View<'a>,
+        source: &'a Object<VirtualService>,
+        host: Option<&'a Host>,
+        port: u16,
+    ) -> Self {
+        Self {
+            view,
+            source,
+            host,
+            port,
+        }
+    }
+
+    /// The routes of one rule: one for each of its conditions that must still be met.
+    pub(in super::super) fn routes(
+        &self,
+        candidate: &Candidate<'_, HttpRoute, HttpMatch>,
+    ) -> Vec<rds::Route> {
+        let conditions = match &candidate.conditions {
+            Some(conditions) => conditions.as_slice(),
+            None => return vec![self.route(candidate.route, &HttpMatch::default())],
+        };
+        let one = |condition: &&HttpMatch| self.route(candidate.route, condition);
+        conditions.iter().map(one).collect()
+    }
+
     fn caller(&self) -> Caller<'_> {
         Caller {
             namespace: self.view.namespace.as_str(),
             labels: NO_LABELS,
+            gateway: None,
         }
     }
 
@@ -115,7 +137,7 @@ impl Target<'_> {
                 (rule, condition) => format!("{rule}.{condition}"),
             },
             r#match: Some(matching::request(condition)),
-            metadata: Some(service_metadata(&self.reported(rule))),
+            metadata: self.reported(rule).as_ref().map(service_metadata),
             ..Default::default()
         };
         action::apply(self, rule, &mut route);
@@ -123,7 +145,7 @@ impl Target<'_> {
     }
 
     /// The service that logs name: the one destination, or the one that was called.
-    fn reported(&self, rule: &HttpRoute) -> Host {
+    fn reported(&self, rule: &HttpRoute) -> Option<Host> {
         let mut hosts = rule
             .route
             .iter()
@@ -131,7 +153,7 @@ impl Target<'_> {
         let first = hosts.next();
         first
             .filter(|first| hosts.all(|host| host == *first))
-            .unwrap_or_else(|| self.host.clone())
+            .or_else(|| self.host.cloned())
     }
 
     /// The host that a destination means.
@@ -150,7 +172,8 @@ impl Target<'_> {
         Some((host, port, name))
     }
 
-    fn spread(&self, destinations: &[RouteDestination]) -> Weighted {
+    /// The clusters that connections are spread over.
+    pub(in super::super) fn spread(&self, destinations: &[RouteDestination]) -> Weighted {
         let single = destinations.len() == 1;
         destinations
             .iter()
