@@ -32,6 +32,7 @@ mod up;
 mod validate;
 mod vm;
 mod why;
+mod with_files;
 
 use std::future::Future;
 
@@ -92,6 +93,8 @@ pub(crate) enum Verb {
     Generate(generate::Command),
     #[command(hide = true)]
     Supervise(supervise::Args),
+    #[command(hide = true)]
+    WithFiles(with_files::Args),
 }
 
 /// Runs a verb.
@@ -128,6 +131,7 @@ pub(crate) fn run(verb: Verb) -> Outcome {
         Verb::Agent(args) => wait(agent::run(&args)),
         Verb::Generate(command) => generate::run(&command),
         Verb::Supervise(args) => supervise::run(&args),
+        Verb::WithFiles(args) => with_files::run(&args),
     }
 }
 

@@ -1,12 +1,14 @@
 //! The images of the mesh: which programs and files are in them.
 
 use std::env;
+use std::fs;
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 use mesh_model::sidecar::PROXY_UID;
-use mesh_runtime::DockerEngine;
-use mesh_runtime::docker::BuiltImage;
+use mesh_runtime::docker::{ArchivedImage, BuiltImage, archive};
 use mesh_runtime::image::{ImageError, ImageSpec, Machine, RootFs, Source, ThisMachine};
+use mesh_runtime::{DockerEngine, DockerOptions};
 
 use crate::engine;
 use crate::exit::{Failure, UNSUPPORTED};
@@ -110,7 +112,7 @@ pub(crate) fn program(name: &str, given: Option<&Path>) -> Result<PathBuf, Failu
             .with_code(UNSUPPORTED)
             .with_hint(format!("install it, or name its binary with --{name}"))
     })?;
-    std::fs::canonicalize(&found)
+    fs::canonicalize(&found)
         .map_err(|error| Failure::doing(format!("looking for {}", found.display()), &error))
 }
 
@@ -122,6 +124,34 @@ pub(crate) async fn build(engine: &DockerEngine, plan: &Plan) -> Result<BuiltIma
         })
         .await
         .map_err(|error| engine::failed(&error))
+}
+
+/// Writes an image below a directory, whole or not at all; the file and what is in it.
+pub(crate) fn write(directory: &Path, plan: &Plan) -> Result<(PathBuf, ArchivedImage), Failure> {
+    let doing = |action: &str, path: &Path, error: &dyn std::error::Error| {
+        Failure::doing(format!("{action} {}", path.display()), error)
+    };
+    fs::create_dir_all(directory).map_err(|error| doing("making", directory, &error))?;
+    let name = plan.spec.name.replace(':', "-");
+    let file = directory.join(format!("{name}-{}.tar", env::consts::ARCH));
+    let unfinished = file.with_extension("tar.new");
+    let written = fs::File::create(&unfinished)
+        .map_err(|error| doing("making", &unfinished, &error))
+        .and_then(|out| {
+            let out = BufWriter::with_capacity(BUFFER, out);
+            // Whoever loads it has what `mesh up --engine docker` would make.
+            let owner = DockerOptions::new(directory).owner;
+            archive(&plan.spec, &owner, out).map_err(|error| engine::failed(&error))
+        })
+        .and_then(|archived| {
+            fs::rename(&unfinished, &file).map_err(|error| doing("making", &file, &error))?;
+            Ok(archived)
+        });
+    if written.is_err() {
+        // There may be none.
+        drop(fs::remove_file(&unfinished));
+    }
+    Ok((file, written?))
 }
 
 /// The control plane and the sidecar: this program beside Envoy.
@@ -174,6 +204,9 @@ fn base() -> Result<RootFs, ImageError> {
     root.directory("/tmp", 0o1777)?;
     Ok(root)
 }
+
+/// How much of an archive is written at once.
+const BUFFER: usize = 256 << 10;
 
 /// Where distributions keep the certificates of public authorities: Debian, Fedora, Alpine.
 const AUTHORITIES: [&str; 3] = [

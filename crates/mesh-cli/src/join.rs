@@ -83,6 +83,34 @@ pub(crate) async fn token(
     account: &ServiceAccount,
     ttl: Duration,
 ) -> Result<String, Failure> {
+    let asked = ask_token(client, namespace, account, ttl).await;
+    asked.map_err(|error| Failure::doing(doing(namespace, account), &error))?
+}
+
+/// The same, and nothing where the API server does not know the account.
+pub(crate) async fn token_if_known(
+    client: &Client,
+    namespace: &Namespace,
+    account: &ServiceAccount,
+    ttl: Duration,
+) -> Result<Option<String>, Failure> {
+    match ask_token(client, namespace, account, ttl).await {
+        Ok(token) => token.map(Some),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
+        Err(error) => Err(Failure::doing(doing(namespace, account), &error)),
+    }
+}
+
+fn doing(namespace: &Namespace, account: &ServiceAccount) -> String {
+    format!("asking for a join token of account {account} in namespace {namespace}")
+}
+
+async fn ask_token(
+    client: &Client,
+    namespace: &Namespace,
+    account: &ServiceAccount,
+    ttl: Duration,
+) -> Result<Result<String, Failure>, kube::Error> {
     let body = json!({
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenRequest",
@@ -92,17 +120,14 @@ pub(crate) async fn token(
     let request = Request::post(path)
         .header("content-type", "application/json")
         .body(body.to_string().into_bytes())
-        .map_err(|error| Failure::of(&error))?;
-    let doing = format!("asking for a join token of account {account} in namespace {namespace}");
-    let answer: Value = client
-        .request(request)
-        .await
-        .map_err(|error| Failure::doing(&doing, &error))?;
-    answer
-        .pointer("/status/token")
-        .and_then(Value::as_str)
-        .map(str::to_owned)
-        .ok_or_else(|| Failure::new(format!("{doing}: the answer holds no token")))
+        .map_err(kube::Error::HttpError)?;
+    let answer: Value = client.request(request).await?;
+    let token = answer.pointer("/status/token").and_then(Value::as_str);
+    let missing = || {
+        let doing = doing(namespace, account);
+        Failure::new(format!("{doing}: the answer holds no token"))
+    };
+    Ok(token.map(str::to_owned).ok_or_else(missing))
 }
 
 /// Makes the namespace and the account where they are missing; true if something was made.
@@ -124,15 +149,60 @@ pub(crate) async fn ensure_account(
     let mut made = false;
     for (path, kind, name) in [namespaces, accounts] {
         let body = json!({ "apiVersion": "v1", "kind": kind, "metadata": { "name": name } });
-        let request = Request::post(path)
-            .header("content-type", "application/json")
-            .body(body.to_string().into_bytes())
-            .map_err(|error| Failure::of(&error))?;
-        match client.request::<Value>(request).await {
-            Ok(_) => made = true,
-            Err(kube::Error::Api(status)) if status.is_already_exists() => {}
-            Err(error) => return Err(Failure::doing(format!("making {kind} {name}"), &error)),
-        }
+        made |= ensure(client, path, &body).await?;
     }
     Ok(made)
+}
+
+/// Lets the account of a gateway, and Pilot for it, read the Secrets of its namespace, and makes
+/// what is missing for that; a Role of the same name that is there stays, however narrow.
+pub(crate) async fn ensure_gateway(
+    client: &Client,
+    namespace: &Namespace,
+    account: &ServiceAccount,
+) -> Result<(), Failure> {
+    ensure_account(client, namespace, account).await?;
+    let group = "rbac.authorization.k8s.io";
+    let api = format!("/apis/{group}/v1/namespaces/{namespace}");
+    let name = format!("mesh-gateway-{account}");
+    let role = json!({
+        "apiVersion": format!("{group}/v1"),
+        "kind": "Role",
+        "metadata": { "name": name },
+        "rules": [{ "apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "list", "watch"] }],
+    });
+    let binding = json!({
+        "apiVersion": format!("{group}/v1"),
+        "kind": "RoleBinding",
+        "metadata": { "name": name },
+        "roleRef": { "apiGroup": group, "kind": "Role", "name": name },
+        "subjects": [
+            { "kind": "ServiceAccount", "name": account, "namespace": namespace },
+            { "apiGroup": group, "kind": "User", "name": "mesh:pilot" },
+        ],
+    });
+    for (plural, body) in [("roles", role), ("rolebindings", binding)] {
+        ensure(client, format!("{api}/{plural}"), &body).await?;
+    }
+    Ok(())
+}
+
+/// Makes an object unless there is one of its name; true if it was made.
+async fn ensure(client: &Client, path: String, body: &Value) -> Result<bool, Failure> {
+    let text = |pointer| {
+        let found = body.pointer(pointer).and_then(Value::as_str);
+        found.unwrap_or_default()
+    };
+    let request = Request::post(path)
+        .header("content-type", "application/json")
+        .body(body.to_string().into_bytes())
+        .map_err(|error| Failure::of(&error))?;
+    match client.request::<Value>(request).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(false),
+        Err(error) => {
+            let doing = format!("making {} {}", text("/kind"), text("/metadata/name"));
+            Err(Failure::doing(doing, &error))
+        }
+    }
 }

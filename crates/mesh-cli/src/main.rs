@@ -28,6 +28,7 @@ mod exit;
 mod ground;
 mod image;
 mod join;
+mod nomad;
 mod output;
 mod sidecar;
 mod store;

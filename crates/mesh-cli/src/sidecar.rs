@@ -92,8 +92,8 @@ impl SidecarArgs {
             image: Some(self.sidecar_image.clone()),
             mesh: image::MESH.into(),
             envoy: Some(image::ENVOY.into()),
+            resolver: engine.resolver(&network),
             network: network.name,
-            resolver: Resolver::Docker,
         })
     }
 }
@@ -158,6 +158,10 @@ pub(crate) async fn token(
     application: &Application,
 ) -> Result<JoinToken, Failure> {
     let (namespace, account) = (&application.namespace, &application.service_account);
+    // Most often the account is there: one question then, instead of three.
+    if let Some(token) = join::token_if_known(client, namespace, account, TOKEN_TTL).await? {
+        return Ok(JoinToken::new(token));
+    }
     join::ensure_account(client, namespace, account).await?;
     let token = join::token(client, namespace, account, TOKEN_TTL).await?;
     Ok(JoinToken::new(token))

@@ -10,6 +10,7 @@ use mesh_agent::{Agent, AgentError};
 use mesh_model::SidecarConfig;
 use mesh_model::sidecar::READINESS_PORT;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{Failure, OK, Outcome};
@@ -51,10 +52,12 @@ pub(crate) async fn run(args: &Args) -> Outcome {
     let shutdown = CancellationToken::new();
     let _guard = shutdown.clone().drop_guard();
     end_on_signals(shutdown.clone())?;
+    // What follows Nomad for the agent; dropped, it ends.
+    let mut following = JoinSet::new();
     let agent = match (&args.config, &args.nomad) {
         (Some(file), _) => Agent::new(read(file)?),
         (None, Some(file)) => tokio::select! {
-            agent = nomad::agent(file) => agent?,
+            agent = nomad::agent(file, &mut following) => agent?,
             () = shutdown.cancelled() => return Ok(OK.into()),
         },
         (None, None) => return Err(Failure::usage("--config or --nomad is missing")),

@@ -1,8 +1,8 @@
 //! `mesh image`: the images of the mesh, made on this machine without a registry.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use mesh_runtime::Creation;
+use mesh_runtime::{Creation, DockerEngine};
 use serde::Serialize;
 
 use crate::connect::Home;
@@ -16,7 +16,8 @@ pub(crate) enum Command {
     /// Put the images together from programs of this machine.
     ///
     /// `mesh:VERSION` holds this program and Envoy, `mesh-etcd:VERSION` an installed etcd, each
-    /// with the libraries that it needs. An image that is up to date is left as it is.
+    /// with the libraries that it needs. An image that is up to date is left as it is. With
+    /// `--output` they become files for `docker load` and OCI tools, and no daemon is needed.
     Build(BuildArgs),
 }
 
@@ -32,6 +33,10 @@ pub(crate) struct BuildArgs {
     /// given.
     #[arg(long, env = "DOCKER_HOST", value_name = "SOCKET")]
     docker_socket: Option<String>,
+    /// Write the images below this directory instead, each as an archive for `docker load`, whose
+    /// bytes depend on the programs alone.
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
     #[command(flatten)]
     format: Format,
     #[command(flatten)]
@@ -48,6 +53,9 @@ struct View {
     id: String,
     /// Whether it had to be made.
     created: bool,
+    /// Where it was written to, with `--output`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<PathBuf>,
     /// The size of its files.
     bytes: u64,
     /// The programs that are in it.
@@ -56,48 +64,73 @@ struct View {
 
 pub(crate) async fn run(command: &Command) -> Outcome {
     let Command::Build(args) = command;
-    let record = engine::daemon(args.docker_socket.as_deref(), &args.home.home)?;
-    let opened = engine::open_recorded(&record, &args.home.home).await?;
-    let docker = opened
-        .docker()
-        .ok_or_else(|| Failure::new("images need the Docker engine"))?;
     let kinds = match args.image.as_slice() {
         [] => &image::Kind::ALL,
         some => some,
     };
     // All that is missing is said before anything long begins.
-    let plans: Vec<_> = kinds
-        .iter()
-        .map(|kind| args.programs.plan(*kind))
-        .collect::<Result<_, _>>()?;
+    let plan = || -> Result<Vec<_>, Failure> {
+        kinds.iter().map(|kind| args.programs.plan(*kind)).collect()
+    };
     let mut views = Vec::new();
-    for plan in plans {
-        let built = image::build(docker, &plan).await?;
-        let view = View {
-            image: plan.spec.name,
-            name: built.name,
-            id: built.id,
-            created: built.creation == Creation::Created,
-            bytes: built.bytes,
-            programs: plan.programs,
-        };
-        if !args.format.json {
-            let words = if view.created {
-                "made"
-            } else {
-                "is up to date"
-            };
-            println!(
-                "{}: {words} ({}, {} MB)",
-                view.image,
-                view.id,
-                view.bytes / 1_000_000
-            );
+    if let Some(directory) = &args.output {
+        for plan in plan()? {
+            views.push(written(directory, plan)?);
         }
-        views.push(view);
+    } else {
+        let record = engine::daemon(args.docker_socket.as_deref(), &args.home.home)?;
+        let opened = engine::open_recorded(&record, &args.home.home).await?;
+        let docker = opened
+            .docker()
+            .ok_or_else(|| Failure::new("images need the Docker engine"))?;
+        for plan in plan()? {
+            views.push(built(docker, plan).await?);
+        }
     }
     if args.format.json {
         print_json(&views)?;
+        return Ok(OK.into());
+    }
+    for view in &views {
+        let megabytes = view.bytes / 1_000_000;
+        if let Some(file) = &view.file {
+            println!("{} ({}, {megabytes} MB)", file.display(), view.image);
+            continue;
+        }
+        let words = if view.created {
+            "made"
+        } else {
+            "is up to date"
+        };
+        println!("{}: {words} ({}, {megabytes} MB)", view.image, view.id);
     }
     Ok(OK.into())
+}
+
+/// An image that a daemon has.
+async fn built(docker: &DockerEngine, plan: image::Plan) -> Result<View, Failure> {
+    let built = image::build(docker, &plan).await?;
+    Ok(View {
+        image: plan.spec.name,
+        name: built.name,
+        id: built.id,
+        created: built.creation == Creation::Created,
+        file: None,
+        bytes: built.bytes,
+        programs: plan.programs,
+    })
+}
+
+/// An image as a file.
+fn written(directory: &Path, plan: image::Plan) -> Result<View, Failure> {
+    let (file, archived) = image::write(directory, &plan)?;
+    Ok(View {
+        image: plan.spec.name,
+        name: archived.name,
+        id: archived.id,
+        created: true,
+        file: Some(file),
+        bytes: archived.bytes,
+        programs: plan.programs,
+    })
 }

@@ -165,7 +165,8 @@ pub(super) fn tell(report: &Report) {
     }
 }
 
-fn download(text: &str) -> Result<Download, String> {
+/// Reads `URL#sha256:HEX`.
+pub(super) fn download(text: &str) -> Result<Download, String> {
     text.rsplit_once('#')
         .filter(|(url, checksum)| !url.is_empty() && checksum.contains(':'))
         .map(|(url, checksum)| Download {

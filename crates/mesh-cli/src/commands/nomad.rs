@@ -1,22 +1,57 @@
-//! `mesh nomad`: the mesh on a Nomad cluster.
+//! `mesh nomad`: the control plane as jobs of a Nomad cluster.
+//!
+//! What is to be there is decided in `mesh_nomad::install`; these files ask the cluster, carry the
+//! steps out, and say what happens.
 
+mod admin;
 mod check;
+mod choice;
+mod cluster;
+mod install;
+mod node;
+mod programs;
+mod render;
+mod rollout;
+mod secret;
+mod status;
+mod trouble;
+mod uninstall;
 
-use clap::Subcommand;
-use mesh_nomad::client::{Client, Config};
+use mesh_nomad::client::{Client, Config, Error};
 
 use crate::exit::{Failure, Outcome};
 
-/// The mesh on a Nomad cluster, which is found by Nomad's own variables, `NOMAD_ADDR`,
-/// `NOMAD_TOKEN` and others.
-#[derive(Debug, Subcommand)]
+/// The mesh on Nomad: its control plane as jobs.
+#[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
+    Install(Box<install::Args>),
+    Upgrade(Box<install::UpgradeArgs>),
+    Status(status::Args),
     Check(check::Args),
+    Uninstall(uninstall::Args),
+    Render(Box<render::Args>),
+    #[command(hide = true, subcommand)]
+    Node(node::Command),
 }
 
 pub(crate) async fn run(command: Command) -> Outcome {
     match command {
+        Command::Install(args) => install::run(&args).await,
+        Command::Upgrade(args) => install::upgrade(&args).await,
+        Command::Status(args) => status::run(&args).await,
         Command::Check(args) => check::run(args).await,
+        Command::Uninstall(args) => uninstall::run(&args).await,
+        Command::Render(args) => render::run(&args).await,
+        Command::Node(command) => node::run(&command).await,
+    }
+}
+
+/// A failed request to Nomad, with what to do about it.
+fn failed(what: impl std::fmt::Display, error: &Error) -> Failure {
+    let failure = Failure::doing(what, error);
+    match error.hint() {
+        Some(hint) => failure.with_hint(hint),
+        None => failure,
     }
 }
 
@@ -32,12 +67,6 @@ fn client(config: Config) -> Result<Client, Failure> {
 }
 
 /// An answer of Nomad, or what was asked and why there is none.
-fn answered<T>(what: &str, answer: Result<T, mesh_nomad::client::Error>) -> Result<T, Failure> {
-    answer.map_err(|error| {
-        let failure = Failure::doing(what, &error);
-        match error.hint() {
-            Some(hint) => failure.with_hint(hint),
-            None => failure,
-        }
-    })
+fn answered<T>(what: &str, answer: Result<T, Error>) -> Result<T, Failure> {
+    answer.map_err(|error| failed(what, &error))
 }

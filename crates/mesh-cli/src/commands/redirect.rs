@@ -4,6 +4,7 @@
 //! rest of the command line tool exists, only the verb that is asked for is built, and there is
 //! no runtime, no log and no cryptography.
 
+mod alone;
 mod apply;
 mod change;
 mod check;

@@ -10,7 +10,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use mesh_runtime::inject::APP_UNIT;
+use mesh_model::Mode;
+use mesh_runtime::inject::{APP_UNIT, SIDECAR_UNIT};
 use mesh_runtime::{
     Creation, EnrolError, Exit, LogOptions, Name, Runtime, RuntimeError, UnitState, enrol,
 };
@@ -21,7 +22,7 @@ pub(in crate::commands) use self::application::{PortArgument, pair, unique};
 use crate::connect::Connection;
 use crate::exit::{FAILURE, Failure, OK, Outcome, REFUSED};
 use crate::sidecar::SidecarArgs;
-use crate::{engine, ground};
+use crate::{engine, ground, join};
 
 /// Run an application with its sidecar.
 ///
@@ -62,6 +63,10 @@ pub(crate) async fn run(args: &Args) -> Outcome {
     let ground = args.sidecar.ground(&engine, envoy).await?;
     replace::make_room(&*engine, &application, args.replace).await?;
     let client = args.connection.client().await?;
+    if application.mode == Mode::Gateway {
+        let (namespace, account) = (&application.namespace, &application.service_account);
+        join::ensure_gateway(&client, namespace, account).await?;
+    }
     let (injected, token) = ground.inject(&client, &application).await?;
     let limit = Duration::from_secs(args.timeout);
     let enrolled = enrol(&*engine, &injected, &token, limit)
@@ -85,7 +90,11 @@ pub(crate) async fn run(args: &Args) -> Outcome {
         }
         return Ok(OK.into());
     }
-    let outcome = attend(&*engine, &group).await;
+    let unit = match application.mode {
+        Mode::Gateway => SIDECAR_UNIT,
+        _ => APP_UNIT,
+    };
+    let outcome = attend(&*engine, &group, unit).await;
     engine
         .remove_group(&group)
         .await
@@ -94,8 +103,8 @@ pub(crate) async fn run(args: &Args) -> Outcome {
 }
 
 /// Shows what the application writes until it ends or somebody presses Ctrl-C.
-async fn attend(engine: &dyn Runtime, group: &Name) -> Outcome {
-    let app = engine::name(APP_UNIT)?;
+async fn attend(engine: &dyn Runtime, group: &Name, unit: &str) -> Outcome {
+    let app = engine::name(unit)?;
     let options = LogOptions {
         tail: None,
         follow: true,

@@ -4,13 +4,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::FalseyValueParser;
 use mesh_control::ca::Lifetimes;
-use mesh_control::server::{self, Listen, Roles, ServerConfig};
+use mesh_control::server::{self, Listen, Role, Roles, ServerConfig};
 use mesh_model::TrustDomain;
+use mesh_nomad::client::Client;
+use mesh_nomad::instances::Following;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{Failure, OK, Outcome};
+use crate::nomad;
 use crate::store::StoreArgs;
 
 /// Run the control plane: API server, CA, Pilot and Mixer, in one process or apart.
@@ -60,6 +64,21 @@ pub(crate) struct Args {
     /// absent.
     #[arg(long, env = "MESH_SERVER_KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
+    /// This control plane is for a Nomad cluster: Pilot reads its catalogue, the CA believes its
+    /// workload identities, and replicas find each other as its services.
+    ///
+    /// Nomad's API is where `NOMAD_ADDR` and its kin say; a task without them asks as itself.
+    #[arg(long, env = "MESH_SERVER_NOMAD", value_parser = FalseyValueParser::new())]
+    nomad: bool,
+    /// Before anything else, write each item of this variable of Nomad's as a file below `--home`;
+    /// `~` in the name of an item stands for `/`.
+    /// While Nomad does not answer, the files of an earlier start serve.
+    #[arg(long, env = "MESH_SERVER_NOMAD_FILES", value_name = "PATH")]
+    nomad_files: Option<String>,
+    /// How roles without the API in their process find it: as this service of Nomad's, whose
+    /// instances all have a certificate for the name `mesh-api`.
+    #[arg(long, env = "MESH_SERVER_API_SERVICE", value_name = "NAME")]
+    api_service: Option<String>,
     /// The trust domain of a new mesh, `cluster.local` if absent; a mesh keeps the one it has.
     #[arg(long, env = "MESH_SERVER_TRUST_DOMAIN")]
     trust_domain: Option<TrustDomain>,
@@ -74,13 +93,17 @@ pub(crate) struct Args {
     max_certificate_ttl: Option<Duration>,
 }
 
+/// Where the API servers were last, in the home.
+const API_SERVICE_FILE: &str = "api-service.json";
 /// Shortest life of a certificate unless told otherwise: time enough to notice a CA that is away.
 const MIN_TTL: Duration = Duration::from_secs(10 * 60);
 /// Longest life of a certificate unless told otherwise.
 const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 
 pub(crate) async fn run(args: &Args) -> Outcome {
-    let config = config(args)?;
+    let asks_nomad = args.nomad || args.nomad_files.is_some() || args.api_service.is_some();
+    let nomad = asks_nomad.then(nomad::client).transpose()?;
+    let config = config(args, nomad.as_ref())?;
     let shutdown = CancellationToken::new();
     let failed = |error| Failure::doing("listening for signals", &error);
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
@@ -95,22 +118,40 @@ pub(crate) async fn run(args: &Args) -> Outcome {
         // The server decides when everything has ended.
         std::future::pending::<()>().await;
     };
-    let ended = tokio::select! {
-        ended = server::run(config, shutdown.clone()) => ended,
-        () = asked => Ok(()),
-    };
-    ended.map_err(|error| {
-        let failure = Failure::of(&error);
-        match error.hint() {
-            Some(hint) => failure.with_hint(hint),
-            None => failure,
+    let serving = async {
+        if let (Some(path), Some(client)) = (&args.nomad_files, &nomad)
+            && !nomad::bring_files(client, path, &args.home, &shutdown).await?
+        {
+            return Ok(());
         }
-    })?;
+        let served = server::run(config, shutdown.clone()).await;
+        served.map_err(|error| {
+            let failure = Failure::of(&error);
+            match error.hint() {
+                Some(hint) => failure.with_hint(hint),
+                None => failure,
+            }
+        })
+    };
+    tokio::select! {
+        ended = serving => ended?,
+        () = asked => {}
+    }
     Ok(OK.into())
 }
 
 /// The configuration that the command line says; what contradicts itself is a usage error.
-fn config(args: &Args) -> Result<ServerConfig, Failure> {
+fn config(args: &Args, nomad: Option<&Client>) -> Result<ServerConfig, Failure> {
+    if args.api_service.is_some() && args.roles.has(Role::Api) {
+        return Err(Failure::usage(
+            "--api-service is for roles without `api` in their process; this one has it",
+        ));
+    }
+    let api_service = args.api_service.as_ref().zip(nomad);
+    let api_service = api_service.map(|(name, client)| {
+        Following::new(client.clone(), nomad::namespace(client), name)
+            .kept_in(args.home.join(API_SERVICE_FILE))
+    });
     let ttl = args.certificate_ttl;
     let lifetimes = Lifetimes::new(
         ttl,
@@ -135,6 +176,8 @@ fn config(args: &Args) -> Result<ServerConfig, Failure> {
         kubeconfig: args.kubeconfig.clone(),
         trust_domain: args.trust_domain.clone(),
         lifetimes,
+        nomad: nomad.filter(|_| args.nomad).cloned(),
+        api_service,
     })
 }
 
@@ -166,8 +209,8 @@ mod tests {
     use std::ffi::OsStr;
 
     use clap::{CommandFactory as _, Parser as _};
-    use mesh_control::server::Role;
     use mesh_control::store::{EtcdTls, StoreConfig};
+    use mesh_nomad::client::Address;
 
     use super::*;
 
@@ -180,7 +223,8 @@ mod tests {
     fn read(line: &[&str]) -> Result<ServerConfig, String> {
         let line = ["server"].iter().chain(line);
         let parsed = Line::try_parse_from(line).map_err(|error| error.to_string())?;
-        config(&parsed.args).map_err(|failure| failure.to_string())
+        let nomad = Client::new(mesh_nomad::client::Config::new(Address::default())).unwrap();
+        config(&parsed.args, Some(&nomad)).map_err(|failure| failure.to_string())
     }
 
     #[test]
@@ -190,6 +234,18 @@ mod tests {
         assert_eq!(config.listen.grpc, "0.0.0.0:15012".parse().unwrap());
         assert_eq!(config.listen.api, ["0.0.0.0:6443".parse().unwrap()]);
         assert_eq!(config.store, StoreConfig::file("/h/store.redb"));
+    }
+
+    #[test]
+    fn nomad_is_asked_only_for_what_was_said() {
+        let config = read(&[]).unwrap();
+        assert!(config.nomad.is_none() && config.api_service.is_none());
+        let line = ["--roles", "mixer", "--api-service", "mesh-api"];
+        let config = read(&line).unwrap();
+        assert!(config.nomad.is_none() && config.api_service.is_some());
+        assert!(read(&["--nomad"]).unwrap().nomad.is_some());
+        let error = read(&["--api-service", "mesh-api"]).unwrap_err();
+        assert!(error.contains("without `api`"), "{error}");
     }
 
     #[test]

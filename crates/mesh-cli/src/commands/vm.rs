@@ -10,6 +10,7 @@ mod join;
 mod leave;
 mod plan;
 mod record;
+mod rehearsal;
 mod request;
 mod rollback;
 mod rules;

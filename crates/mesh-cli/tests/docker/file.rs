@@ -162,6 +162,8 @@ fn flags_of_the_file_that_are_not_known_are_told_before_anything_is_made() {
         assert_eq!(refused.code, Some(2), "{refused:?}");
         let refused = up(host, &file);
         assert_eq!(refused.code, Some(2), "{refused:?}");
+        // And nothing is kept of it: the next call begins from nothing.
+        assert!(!host.home().exists(), "{:?}", host.home());
         let told = format!("{file}:37:16: services.istio-apiserver.command: `--allow-privileged`");
         assert!(refused.stderr.contains(&told), "{refused:?}");
         assert_eq!(host.everything(), Vec::<String>::new());
@@ -209,6 +211,105 @@ fn other_services_of_a_file_are_started_after_the_control_plane() {
         assert!(host.run("curl", &health, "").ok().contains("true"));
         let label = ["inspect", "--format", "{{.Config.Labels.of}}", "mesh_cache"];
         assert_eq!(host.daemon.docker(&label).trim(), "the-file");
+        host.mesh(&["down", "--purge"]).ok();
+        assert_eq!(host.everything(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn what_is_changed_or_left_out_of_the_file_is_made_again_or_removed_and_the_rest_left_alone() {
+    on_a_host(|host| {
+        let plain = write(host, "services: {}\n");
+        up(host, &plain).ok();
+        let names = [
+            "images",
+            "--format",
+            "{{.Repository}}:{{.Tag}}",
+            "mesh-etcd",
+        ];
+        let images = host.daemon.docker(&names);
+        let image = images.lines().next().unwrap();
+        let service = |name: &str, network: &str, level: &str| {
+            format!(
+                "  {name}:
+    image: {image}
+    command: [--data-dir, /tmp/data, --log-level, {level}]
+    networks: [{network}]
+"
+            )
+        };
+        let networks = |list: &str| format!("networks: {list}\n");
+        let text = [
+            "services:\n",
+            &service("same", "shop", "info"),
+            &service("changed", "shop", "info"),
+            &service("dropped", "back", "info"),
+            &networks("{shop: {}, back: {}}"),
+        ];
+        let file = write(host, &text.concat());
+        up(host, &file).ok();
+        let id = |name: &str| {
+            let name = format!("mesh_{name}_{name}");
+            host.daemon
+                .docker(&["inspect", "--format", "{{.Id}}", &name])
+        };
+        let before = ["same", "changed"].map(id);
+
+        let text = [
+            "services:\n",
+            &service("same", "shop", "info"),
+            &service("changed", "shop", "debug"),
+            &networks("{shop: {}}"),
+        ];
+        write(host, &text.concat());
+        // Without a flag it is the same file.
+        let said = host.mesh(&["up"]);
+        for line in [
+            "changed: changed in the file, made again",
+            "dropped: removed, the file has no such service",
+            "network back: removed, the file has no such network",
+            "same: is running",
+        ] {
+            assert!(said.stderr.lines().any(|it| it == line), "{line}: {said:?}");
+        }
+        said.ok();
+        let after = ["same", "changed"].map(id);
+        assert_eq!(after[0], before[0]);
+        assert_ne!(after[1], before[1]);
+        let left = host.everything();
+        assert!(
+            left.iter()
+                .all(|it| !it.contains("dropped") && !it.contains("back")),
+            "{left:?}"
+        );
+
+        // Another network of the same name: what is on it goes before it.
+        let text = [
+            "services:\n",
+            &service("same", "shop", "info"),
+            &networks("{shop: {ipam: {config: [{subnet: 10.77.0.0/24}]}}}"),
+        ];
+        write(host, &text.concat());
+        let said = host.mesh(&["up"]);
+        assert!(
+            said.stderr
+                .contains("network shop: changed in the file, made again"),
+            "{said:?}"
+        );
+        said.ok();
+
+        // A file that is wrong changes nothing, and is still the one that is asked for next.
+        let wrong = write(host, "services: {same: {build: .}}\n");
+        let refused = host.mesh(&["up"]);
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+        assert!(
+            refused.stderr.contains(&format!("{wrong}:1:")),
+            "{refused:?}"
+        );
+        let said = host.mesh(&["up", "--no-file"]);
+        assert!(said.stderr.contains("same: removed"), "{said:?}");
+        said.ok();
+        assert_eq!(host.mesh(&["status"]).code, Some(0));
         host.mesh(&["down", "--purge"]).ok();
         assert_eq!(host.everything(), Vec::<String>::new());
     });

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use crate::dockerd::Dockerd;
+use crate::dockerd::{Dockerd, Kind};
 
 /// A machine with a daemon, on which `mesh` has its state in a directory of its own.
 pub(crate) struct Host {
@@ -30,10 +30,15 @@ impl Said {
 
 /// Runs a test beside a daemon. The daemon ends with the thread that started it.
 pub(crate) fn on_a_host(test: impl FnOnce(&mut Host) + Send) {
+    on_a_host_of(Kind::Docker, test);
+}
+
+/// The same beside a daemon of this kind.
+pub(crate) fn on_a_host_of(kind: Kind, test: impl FnOnce(&mut Host) + Send) {
     thread::scope(|scope| {
         let test = scope.spawn(|| {
             let mut host = Host {
-                daemon: Dockerd::start(None),
+                daemon: Dockerd::start(kind, None),
             };
             test(&mut host);
         });
@@ -50,7 +55,7 @@ impl Host {
 
     /// Runs `mesh` where the daemon runs.
     pub(crate) fn mesh(&self, arguments: &[&str]) -> Said {
-        self.run(env!("CARGO_BIN_EXE_mesh"), arguments, "")
+        self.run(crate::mesh::mesh().to_str().unwrap(), arguments, "")
     }
 
     /// Runs the real kubectl with the admin's kubeconfig.
@@ -97,7 +102,8 @@ impl Host {
             found.extend(told.lines().map(str::to_owned));
         }
         found.retain(|it| {
-            !["network bridge", "network host", "network none"].contains(&it.as_str())
+            let own = ["bridge", "host", "none", "podman"];
+            !own.iter().any(|name| *it == format!("network {name}"))
         });
         found
     }

@@ -75,6 +75,84 @@ fn the_images_run_their_programs_and_nothing_else() {
 }
 
 #[test]
+fn an_archive_of_an_image_is_loaded_as_what_is_built() {
+    on_a_host(|host| {
+        let write = |to: &str| {
+            let directory = host.daemon.path(to);
+            let words = ["image", "build", "--json", "--output"];
+            let words = [&words[..], &[directory.to_str().unwrap()]].concat();
+            let images: Vec<Value> = serde_json::from_str(&host.mesh(&words).ok()).unwrap();
+            images
+        };
+        let first = write("archives");
+        let second = write("again");
+        assert_eq!(first.len(), 2, "{first:?}");
+        // No daemon was asked for either.
+        let there = host.daemon.docker(&["images", "--all", "--quiet"]);
+        assert_eq!(there, "");
+        for (one, other) in first.iter().zip(&second) {
+            let read = |image: &Value| std::fs::read(image["file"].as_str().unwrap()).unwrap();
+            assert!(
+                read(one) == read(other),
+                "{one} has other bytes than {other}"
+            );
+        }
+
+        for image in &first {
+            let load = [
+                "load",
+                "--quiet",
+                "--input",
+                image["file"].as_str().unwrap(),
+            ];
+            host.daemon.docker(&load);
+            let name = image["image"].as_str().unwrap();
+            let id = host
+                .daemon
+                .docker(&["inspect", "--format", "{{.Id}}", name]);
+            assert_eq!(id.trim(), image["id"].as_str().unwrap());
+        }
+        let version = concat!("mesh:", env!("CARGO_PKG_VERSION"));
+        let run = ["run", "--rm", "--network", "none", version, "--version"];
+        assert!(host.daemon.docker(&run).starts_with("mesh "));
+
+        // What was loaded is taken for what would be built, and has the same files.
+        for (image, kind) in first.iter().zip(["mesh", "etcd"]) {
+            let built = build(host, kind);
+            assert_eq!(built["created"], false, "{built}");
+            for key in ["image", "name", "id"] {
+                assert_eq!(built[key], image[key], "{key}");
+            }
+        }
+        let etcd = first[1]["name"].as_str().unwrap();
+        let loaded = layers(host, etcd);
+        host.daemon
+            .docker(&["rmi", "--force", first[1]["id"].as_str().unwrap()]);
+        let built = build(host, "etcd");
+        assert_eq!(built["created"], true, "{built}");
+        assert_eq!(layers(host, etcd), loaded);
+    });
+}
+
+#[test]
+fn an_archive_that_cannot_be_finished_is_not_there() {
+    on_a_host(|host| {
+        let full = host.daemon.path("full");
+        std::fs::create_dir(&full).unwrap();
+        let script = format!(
+            "mount -t tmpfs -o size=1m tmpfs '{0}' && \"$0\" image build etcd --output '{0}'; \
+             code=$?; ls -A '{0}'; exit $code",
+            full.display()
+        );
+        let mesh = env!("CARGO_BIN_EXE_mesh");
+        let said = host.run("unshare", &["--mount", "sh", "-c", &script, mesh], "");
+        assert_eq!(said.code, Some(1), "{said:?}");
+        assert!(said.stderr.contains("etcd"), "{said:?}");
+        assert_eq!(said.stdout, "", "{said:?}");
+    });
+}
+
+#[test]
 fn another_program_makes_another_image_and_the_old_one_goes() {
     on_a_host(|host| {
         let first = build(host, "etcd");

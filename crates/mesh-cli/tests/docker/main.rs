@@ -1,6 +1,6 @@
-//! The control plane, applications and their sidecars on a real Docker daemon, one for each test, by
-//! the `mesh` binary alone.
-//! Needs root, dockerd, etcd, kubectl, curl, Envoy in PATH or `ENVOY_BIN`, and in
+//! The control plane, applications and their sidecars on a real Docker daemon, or podman's service, one
+//! for each test, by the `mesh` binary alone.
+//! Needs root, dockerd, podman with netavark and aardvark-dns, etcd, kubectl, curl, Envoy in PATH or `ENVOY_BIN`, and in
 //! `MESH_SEED_COMPOSE` the Compose file of the install page of Istio 0.4.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
@@ -12,5 +12,6 @@ mod file;
 mod host;
 mod image;
 mod mesh;
+mod podman;
 mod sidecar;
 mod up;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use mesh_runtime::image::{ImageSpec, RootFs, ThisMachine};
 use mesh_runtime::{DockerEngine, DockerOptions};
 
-use crate::dockerd::Dockerd;
+use crate::dockerd::{Dockerd, Kind};
 
 /// A daemon with everything of it below one directory, and a mesh on it.
 pub(crate) struct Bed {
@@ -43,7 +43,7 @@ pub(crate) fn on_a_mesh(test: impl FnOnce(&mut Bed) + Send) {
 impl Bed {
     fn start() -> Self {
         Self {
-            daemon: Dockerd::start(None),
+            daemon: Dockerd::start(Kind::Docker, None),
             watch: None,
             watches: 0,
         }
@@ -153,6 +153,13 @@ impl Bed {
         }
     }
 
+    /// Ends the watch with its daemon, and starts the daemon again.
+    pub(crate) fn restart_daemon(&mut self) {
+        self.kill_watch();
+        self.daemon.stop_daemon();
+        self.daemon.start_daemon();
+    }
+
     /// What the watches wrote.
     pub(crate) fn watch_log(&self) -> String {
         let logs = (1..=self.watches).map(|number| {
@@ -229,7 +236,7 @@ fn told(program: &str, arguments: &[&str], output: Output) -> String {
 }
 
 /// The program without its debug information, which its image would carry otherwise.
-fn mesh() -> &'static Path {
+pub(crate) fn mesh() -> &'static Path {
     static MESH: OnceLock<PathBuf> = OnceLock::new();
     MESH.get_or_init(|| stripped("mesh", Path::new(env!("CARGO_BIN_EXE_mesh"))))
 }

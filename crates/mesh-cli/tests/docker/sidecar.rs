@@ -167,6 +167,32 @@ fn a_restart_of_a_container_or_the_death_of_the_watch_loses_nothing() {
 }
 
 #[test]
+fn a_restart_of_the_daemon_gives_every_container_a_sidecar_again() {
+    on_a_mesh(|bed| {
+        bed.start_watch();
+        for name in ["reviews", "web"] {
+            run_labelled(bed, name, &["--restart", "always"]);
+            bed.wait_enrolled(name);
+        }
+        answer(bed, "web", "http://reviews:9080/");
+        // The daemon has another network after this, and whoever watches it is started again by
+        // whoever starts services.
+        bed.restart_daemon();
+        bed.mesh(&["up"]);
+        bed.start_watch();
+        for name in ["reviews", "web"] {
+            bed.wait_enrolled(name);
+        }
+        let said = answer(bed, "web", "http://reviews:9080/");
+        assert_eq!(caller(&said), "spiffe://cluster.local/ns/default/sa/web");
+        let status = bed.mesh(&["proxy-status"]);
+        for name in ["reviews", "web"] {
+            assert!(status.contains(name), "{name} is not connected: {status}");
+        }
+    });
+}
+
+#[test]
 fn a_container_is_held_until_its_rules_are_set_and_what_cannot_be_is_told() {
     on_a_mesh(|bed| {
         bed.start_watch();

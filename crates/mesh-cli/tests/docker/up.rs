@@ -81,21 +81,32 @@ fn the_control_plane_runs_on_istiomesh_and_keeps_its_objects_in_etcd() {
         assert_eq!(host.kubectl(&named, ""), "kept.example.com");
 
         let etcd = [
-            "--endpoints",
-            "http://172.28.0.12:2379",
+            "ETCDCTL_API=3",
+            "etcdctl",
+            "--endpoints=https://172.28.0.12:2379",
             "get",
             "--prefix",
             "--keys-only",
             "/",
         ];
+        let pki = host.home().join("pki/etcd");
+        let file = |flag: &str, name: &str| format!("--{flag}={}", pki.join(name).display());
+        let authority = file("cacert", "ca.crt");
+        let certificate = [file("cert", "client.crt"), file("key", "client.key")];
+        let known = [&authority, &certificate[0], &certificate[1]].map(String::as_str);
         let keys = host
-            .run(
-                "env",
-                &[&["ETCDCTL_API=3", "etcdctl"], etcd.as_slice()].concat(),
-                "",
-            )
+            .run("env", &[&etcd, known.as_slice()].concat(), "")
             .ok();
         assert!(keys.lines().any(|key| key.contains("kept")), "{keys}");
+        // Who has no certificate of its CA reads nothing: not with the admin's, not in clear.
+        let stranger = [&etcd, [authority.as_str()].as_slice()].concat();
+        let refused = host.run("env", &stranger, "");
+        assert!(
+            refused.code != Some(0) && refused.stdout.is_empty(),
+            "{refused:?}"
+        );
+        let clear = ["--silent", "http://172.28.0.12:2379/health"];
+        assert_ne!(host.run("curl", &clear, "").code, Some(0));
 
         // What the roles publish is where they are in the network.
         let map = [

@@ -7,15 +7,16 @@ mod machine;
 mod resolver;
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 use serde_json::Value;
 
-use self::machine::{Host, V4, V6, Vm, until};
+use self::machine::{Families, Host, V4, V6, Vm, until};
 
 /// The commands of the README, by which everything here is done.
 const README: &str = include_str!("../../../../README.md");
@@ -51,8 +52,14 @@ fn caller(outcome: &Value) -> &str {
     header.and_then(Value::as_str).unwrap_or("nobody")
 }
 
-/// Calls both ways, with both names, under mutual TLS.
+/// Calls both ways, with both names, under mutual TLS, by each family.
 fn calls_work_both_ways(host: &Host, vm: &Vm<'_>) {
+    names_work_both_ways(host, vm);
+    virtual_addresses_work(vm, &[false, true]);
+}
+
+/// Calls both ways, with both names, under mutual TLS.
+fn names_work_both_ways(host: &Host, vm: &Vm<'_>) {
     let from_vm = until("a call from the VM", || {
         let outcome = vm.call("app", "http://web:8080/only");
         (outcome["status"] == 200).then_some(outcome)
@@ -71,7 +78,10 @@ fn calls_work_both_ways(host: &Host, vm: &Vm<'_>) {
         caller(&to_vm).contains("URI=spiffe://cluster.local/ns/shop/sa/web"),
         "{to_vm}"
     );
-    // Both families of the virtual address, by which a captured connection is told.
+}
+
+/// By its virtual addresses a captured connection is told.
+fn virtual_addresses_work(vm: &Vm<'_>, families: &[bool]) {
     let found = vm.resolve("app", "web.shop.mesh");
     let addresses: Vec<&str> = found
         .as_array()
@@ -79,7 +89,7 @@ fn calls_work_both_ways(host: &Host, vm: &Vm<'_>) {
         .iter()
         .filter_map(Value::as_str)
         .collect();
-    for is_v6 in [false, true] {
+    for &is_v6 in families {
         let address = addresses
             .iter()
             .find(|address| address.contains(':') == is_v6)
@@ -204,7 +214,7 @@ fn a_machine_joins_works_starts_anew_and_leaves_without_a_trace() {
     let addresses = ["--address", V4, "--address", V6];
     vm.ok(&line(JOIN, &addresses));
     // Again: a new token, and nothing else without leaving first.
-    let invitation = invite(&host, &vm, "15");
+    let invitation = invite(&host, &vm, "12");
     vm.ok(&line(JOIN, &addresses));
     let other = vm.says(&line(
         JOIN,
@@ -272,16 +282,188 @@ fn a_machine_joins_works_starts_anew_and_leaves_without_a_trace() {
         );
     }
 
-    // With the old invitation nobody joins, and what was tried is taken back.
+    // With the old invitation nobody joins.
     fs::write(vm.outside("/tmp/invitation"), &invitation).unwrap();
     let refused = vm.says(&line(JOIN, &["--confirm-within", "3s"]));
-    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert_eq!(refused.status.code(), Some(5), "{refused:?}");
     assert!(
-        String::from_utf8_lossy(&refused.stderr).contains("not ready"),
+        String::from_utf8_lossy(&refused.stderr).contains("make a new invitation"),
         "{refused:?}"
     );
     assert_eq!(vm.tree(), files);
     assert_eq!(vm.ruleset(), rules);
+}
+
+#[test]
+fn a_machine_without_ipv4_joins_a_control_plane_without_ipv4() {
+    let host = Host::new();
+    // The network of the workloads is of both families.
+    host.ok(&["mesh", "up"]);
+    let mesh = host.serve_v6();
+    host.workload_of("web", &mesh);
+    let mut vm = Vm::with(&host, "vm", Families::V6);
+    serve(&vm);
+    let (files, rules) = (vm.tree(), vm.ruleset());
+    let invitation = host.ok(&[&["env", &mesh][..], &line(INVITE, &["--ttl", "60"])].concat());
+    fs::write(vm.outside("/tmp/invitation"), &invitation).unwrap();
+    vm.ok(&line(JOIN, &[]));
+    let config = fs::read_to_string(vm.outside("/etc/mesh/vm/agent.json")).unwrap();
+    assert!(config.contains(&format!("\"{V6}\"")), "{config}");
+    assert!(!config.contains("10.213."), "{config}");
+    names_work_both_ways(&host, &vm);
+    virtual_addresses_work(&vm, &[true]);
+    let ssh = format!("[{V6}]:22");
+    assert!(is_answered(&host, &ssh));
+
+    vm.reboot();
+    vm.ok(&["systemctl", "start", "mesh-agent-ready.service"]);
+    serve(&vm);
+    names_work_both_ways(&host, &vm);
+    vm.ok(&line(LEAVE, &["1s"]));
+    assert_eq!(vm.tree(), files);
+    assert_eq!(vm.ruleset(), rules);
+    assert!(is_answered(&host, &format!("[{V6}]:8080")));
+}
+
+#[test]
+fn connections_that_outlive_the_drain_end_with_the_sidecar_and_others_go_on() {
+    let host = Host::new();
+    host.ok(&["mesh", "up"]);
+    host.workload("web");
+    let vm = Vm::new(&host, "vm");
+    serve(&vm);
+    let mut ssh = host.connect(&format!("{V4}:22")).unwrap();
+    ask(&mut ssh).unwrap();
+    invite(&host, &vm, "60");
+    vm.ok(&line(JOIN, &[]));
+    calls_work_both_ways(&host, &vm);
+    let found = vm.resolve("app", "web.shop.mesh");
+    let found = found.as_array().unwrap().iter().filter_map(Value::as_str);
+    let mut held: Vec<_> = found
+        .map(|address| {
+            // A keep-alive connection that nobody uses for the moment, as pools have them.
+            let script = r#"exec 3<>"/dev/tcp/$0/8080"
+                printf 'GET /only HTTP/1.1\r\nhost: web.shop.mesh:8080\r\n\r\n' >&3
+                head -c 12 <&3; echo; timeout 20 cat <&3 >/dev/null && echo ended"#;
+            let user = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"];
+            let line = [&user[..], &["bash", "-c", script, address]].concat();
+            let mut child = vm.command(&line).stdout(Stdio::piped()).spawn().unwrap();
+            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            let first = lines.next().unwrap().unwrap();
+            assert_eq!(first, "HTTP/1.1 200", "{address}");
+            (child, lines)
+        })
+        .collect();
+    assert_eq!(held.len(), 2);
+
+    let began = Instant::now();
+    let left = vm.says(&line(LEAVE, &["2s"]));
+    assert!(left.status.success(), "{left:?}");
+    assert!(began.elapsed() < Duration::from_secs(30), "{left:?}");
+    let said = String::from_utf8_lossy(&left.stderr);
+    assert!(said.contains("had not ended in time: "), "{said}");
+    // Whoever waits for an answer is told that none comes.
+    for (child, lines) in &mut held {
+        assert_eq!(lines.next().unwrap().unwrap(), "ended");
+        child.wait().unwrap();
+    }
+    assert!(
+        ask(&mut ssh).unwrap().starts_with("HTTP/1.1 200"),
+        "ssh is cut"
+    );
+}
+
+#[test]
+fn a_join_that_cannot_work_says_why_and_leaves_nothing() {
+    let host = Host::new();
+    host.ok(&["mesh", "up"]);
+    let vm = Vm::new(&host, "vm");
+    serve(&vm);
+    // Written below and put back, so it is one of the machine's own files from here on.
+    let passwd = fs::read_to_string(vm.outside("/etc/passwd")).unwrap();
+    fs::write(vm.outside("/etc/passwd"), &passwd).unwrap();
+    let (files, rules) = (vm.tree(), vm.ruleset());
+    let refused = |line: &[&str], code: i32, words: &[&str]| {
+        let said = vm.says(line);
+        let text = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert_eq!(said.status.code(), Some(code), "{line:?}: {text}");
+        for word in words {
+            assert!(text.contains(word), "{line:?} says no `{word}`: {text}");
+        }
+        assert_eq!(vm.tree(), files, "{line:?}");
+        assert_eq!(vm.ruleset(), rules, "{line:?}");
+    };
+    let within = ["--confirm-within", "8s"];
+    let write = |text: &str| fs::write(vm.outside("/tmp/invitation"), text).unwrap();
+
+    // What can be seen before anything is changed.
+    write("mesh-invite-1.e30");
+    refused(&line(JOIN, &[]), 2, &["the invitation is damaged"]);
+    let invitation = invite(&host, &vm, "120");
+    let path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
+    let absolute = JOIN.replacen("mesh", "/mnt/mesh", 1);
+    let without_envoy: Vec<_> = ["env", path]
+        .into_iter()
+        .chain(absolute.split(' '))
+        .collect();
+    refused(&without_envoy, 4, &["no `envoy` in PATH", "--envoy"]);
+    vm.serve("squatter", 1001, 15006);
+    refused(&line(JOIN, &[]), 4, &["15006", "in use"]);
+    // Who has the number of the proxy.
+    let alice = "alice:x:1337:1337::/home/alice:/bin/sh\n";
+    fs::write(vm.outside("/etc/passwd"), format!("{passwd}{alice}")).unwrap();
+    let said = vm.says(&line(JOIN, &[]));
+    assert_eq!(said.status.code(), Some(2), "{said:?}");
+    assert!(
+        String::from_utf8_lossy(&said.stderr).contains("alice"),
+        "{said:?}"
+    );
+    fs::write(vm.outside("/etc/passwd"), &passwd).unwrap();
+    vm.ok(&["pkill", "--full", "--", "--name squatter"]);
+    until("the port", || {
+        vm.says(&["bash", "-c", "echo > /dev/tcp/127.0.0.1/15006"])
+            .status
+            .code()
+            .filter(|code| *code != 0)
+    });
+
+    // What the CA says.
+    let mut wrong = decoded(&invitation);
+    wrong["root_hashes"] = serde_json::json!(["ab".repeat(32)]);
+    write(&encoded(&wrong));
+    refused(&line(JOIN, &[]), 1, &["root", "nothing was changed"]);
+    let mut wrong = decoded(&invitation);
+    wrong["token"] = "e30.e30.e30".into();
+    write(&encoded(&wrong));
+    refused(&line(JOIN, &[]), 5, &["token", "nothing was changed"]);
+    let mut wrong = decoded(&invitation);
+    wrong["service_account"] = "other".into();
+    write(&encoded(&wrong));
+    refused(&line(JOIN, &[]), 1, &["sa/other", "nothing was changed"]);
+    let mut wrong = decoded(&invitation);
+    wrong["cas"] = serde_json::json!(["10.213.0.1:1"]);
+    write(&encoded(&wrong));
+    refused(&line(JOIN, &[]), 1, &["10.213.0.1:1", "no CA answered"]);
+
+    // What only the sidecar sees is taken back: Pilot is nowhere.
+    let mut wrong = decoded(&invitation);
+    wrong["pilots"] = serde_json::json!(["10.213.0.1:1"]);
+    write(&encoded(&wrong));
+    refused(
+        &line(JOIN, &within),
+        1,
+        &["not ready", "taking everything back"],
+    );
+}
+
+/// What is in an invitation.
+fn decoded(invitation: &str) -> Value {
+    let encoded = invitation.trim().split_once('.').unwrap().1;
+    serde_json::from_slice(&BASE64.decode(encoded).unwrap()).unwrap()
+}
+
+fn encoded(invitation: &Value) -> String {
+    format!("mesh-invite-1.{}", BASE64.encode(invitation.to_string()))
 }
 
 #[test]

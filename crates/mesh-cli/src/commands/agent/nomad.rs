@@ -1,21 +1,25 @@
 //! The agent as a task of Nomad's: what the job says, Nomad's environment and its catalogue make
 //! the configuration.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mesh_agent::{Agent, AppProbe, AppProbeKind, Ports};
+use mesh_model::WorkloadPort;
 use mesh_nomad::client::{Address, Client, Config, TokenSource};
-use mesh_nomad::model::registration::Registration;
-use mesh_nomad::sidecar::{Allocation, ControlPlane, PortRef, Probe, ProbeKind, ROOT_TAG, Sidecar};
+use mesh_nomad::instances::{Following, Instances};
+use mesh_nomad::sidecar::{Allocation, ControlPlane, PortRef, Probe, ProbeKind, Sidecar};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::exit::Failure;
 use crate::sidecar::name_servers;
 
-/// The agent of the allocation in whose task this program runs.
-pub(super) async fn agent(file: &Path) -> Result<Agent, Failure> {
+/// The agent of the allocation in whose task this program runs; what follows Nomad for it goes
+/// into `tasks`, and ends with them.
+pub(super) async fn agent(file: &Path, tasks: &mut JoinSet<()>) -> Result<Agent, Failure> {
     let name = file.display();
     let text = std::fs::read_to_string(file)
         .map_err(|error| Failure::doing(format!("reading {name}"), &error))?;
@@ -30,7 +34,8 @@ pub(super) async fn agent(file: &Path) -> Result<Agent, Failure> {
         ));
     }
     let client = client(&allocation)?;
-    let control = control_plane(&client, &sidecar.mesh_namespace).await;
+    let state = allocation.state_dir();
+    let (control, changes) = follow(&client, &sidecar.mesh_namespace, &state, tasks).await;
     let config = sidecar
         .config(
             &allocation,
@@ -46,7 +51,17 @@ pub(super) async fn agent(file: &Path) -> Result<Agent, Failure> {
     let probes = probes
         .filter_map(|probe| app_probe(probe, &allocation))
         .collect();
-    Ok(Agent::new(config).with_ports(ports).with_app_probes(probes))
+    // Nomad lists a group before its tasks have started.
+    let services = config.workload.services.iter();
+    let app_ports: Vec<u16> = services
+        .flat_map(|service| service.ports.iter().map(WorkloadPort::own))
+        .collect();
+    Ok(Agent::new(config)
+        .with_ports(ports)
+        .with_app_ports(app_ports)
+        .with_app_probes(probes)
+        .with_control_plane(changes)
+        .with_renewed_token())
 }
 
 /// A client of the task's own API, which takes the task's identity.
@@ -63,58 +78,81 @@ fn client(allocation: &Allocation) -> Result<Client, Failure> {
     Client::new(config).map_err(|error| Failure::doing("making a client of Nomad", &error))
 }
 
-/// Where the control plane is. Waits until it is somewhere: nothing goes before.
-async fn control_plane(client: &Client, namespace: &str) -> ControlPlane {
+/// Follows the control plane's services, from what an earlier run of the agent knew on; gives
+/// where they are once an agent can begin with it, and the changes from then on.
+///
+/// What follows ends with `tasks`.
+async fn follow(
+    client: &Client,
+    namespace: &str,
+    state: &Path,
+    tasks: &mut JoinSet<()>,
+) -> (ControlPlane, watch::Receiver<mesh_agent::ControlPlane>) {
+    let mut service = |name: &str| {
+        let following = Following::new(client.clone(), namespace, name)
+            .kept_in(state.join(format!("{name}.json")));
+        let (told, found) = watch::channel(following.kept().unwrap_or_default());
+        tasks.spawn(following.run(told));
+        found
+    };
+    let (mut pilot, mut ca) = (service(PILOT), service(CA));
     let mut is_told = false;
-    loop {
-        match ask(client, namespace).await {
-            Ok(control) if !control.pilots.is_empty() && !control.root_hashes.is_empty() => {
-                info!(
-                    pilots = control.pilots.len(),
-                    cas = control.cas.len(),
-                    "found the control plane"
-                );
-                return control;
-            }
-            Ok(_) if is_told => {}
-            Ok(_) => {
-                warn!(namespace, "waiting for the services mesh-pilot and mesh-ca");
-                is_told = true;
-            }
-            Err(error) => {
-                let error: &dyn std::error::Error = &error;
-                warn!(error, "Nomad does not tell where the control plane is");
+    let first = loop {
+        let control = current(&mut pilot, &mut ca);
+        if control.is_complete() {
+            break control;
+        }
+        if !is_told {
+            warn!(namespace, "waiting for the services mesh-pilot and mesh-ca");
+            is_told = true;
+        }
+        either(&mut pilot, &mut ca).await;
+    };
+    info!(
+        pilots = first.pilots.len(),
+        cas = first.cas.len(),
+        "found the control plane"
+    );
+    let (told, control) = watch::channel(parsed(&first));
+    tasks.spawn(async move {
+        loop {
+            either(&mut pilot, &mut ca).await;
+            let next = current(&mut pilot, &mut ca);
+            // Tags may be gone for a moment; what was known last holds.
+            if next.is_complete() && told.send(parsed(&next)).is_err() {
+                return;
             }
         }
-        tokio::time::sleep(PAUSE).await;
+    });
+    (first, control)
+}
+
+fn current(
+    pilot: &mut watch::Receiver<Instances>,
+    ca: &mut watch::Receiver<Instances>,
+) -> ControlPlane {
+    ControlPlane::of(&pilot.borrow_and_update(), &ca.borrow_and_update())
+}
+
+/// Waits until one of them changes.
+async fn either(pilot: &mut watch::Receiver<Instances>, ca: &mut watch::Receiver<Instances>) {
+    let ended = tokio::select! {
+        changed = pilot.changed() => changed.is_err(),
+        changed = ca.changed() => changed.is_err(),
+    };
+    if ended {
+        // Nobody follows any more: the agent is ending.
+        std::future::pending::<()>().await;
     }
 }
 
-async fn ask(client: &Client, namespace: &str) -> Result<ControlPlane, mesh_nomad::client::Error> {
-    let pilots = client.service(namespace, "mesh-pilot").await?.value;
-    let cas = client.service(namespace, "mesh-ca").await?.value;
-    let tags = cas
-        .iter()
-        .flat_map(|registration| registration.tags.items());
-    let mut hashes: Vec<String> = tags
-        .filter_map(|tag| tag.strip_prefix(ROOT_TAG))
-        .map(str::to_owned)
-        .collect();
-    hashes.sort_unstable();
-    hashes.dedup();
-    Ok(ControlPlane {
-        pilots: addresses(&pilots),
-        cas: addresses(&cas),
-        root_hashes: hashes,
-    })
-}
-
-fn addresses(registrations: &[Registration]) -> Vec<SocketAddr> {
-    let address = |registration: &Registration| {
-        let address: IpAddr = registration.address.text().parse().ok()?;
-        Some(SocketAddr::from((address, registration.port.value())))
-    };
-    registrations.iter().filter_map(address).collect()
+fn parsed(control: &ControlPlane) -> mesh_agent::ControlPlane {
+    let hashes = control.root_hashes.iter();
+    mesh_agent::ControlPlane {
+        pilots: control.pilots.clone(),
+        cas: control.cas.clone(),
+        roots: hashes.filter_map(|hash| hash.parse().ok()).collect(),
+    }
 }
 
 fn app_probe(probe: &Probe, allocation: &Allocation) -> Option<AppProbe> {
@@ -160,8 +198,11 @@ fn upstream_dns(file: &Path) -> Vec<SocketAddr> {
     servers
 }
 
-/// How long to wait before the catalogue is asked again.
-const PAUSE: Duration = Duration::from_secs(2);
+/// The service that is Pilot.
+const PILOT: &str = "mesh-pilot";
+
+/// The service that is the CA; its tags tell the roots.
+const CA: &str = "mesh-ca";
 
 #[cfg(test)]
 mod tests {
@@ -185,13 +226,22 @@ mod tests {
         );
     }
 
-    #[test]
-    fn registrations_with_an_address_are_taken() {
-        let registration = |text| serde_json::from_str::<Registration>(text).unwrap();
-        let found = [
-            registration(r#"{"Address":"10.0.0.5","Port":24411}"#),
-            registration(r#"{"Address":"","Port":1}"#),
-        ];
-        assert_eq!(addresses(&found), ["10.0.0.5:24411".parse().unwrap()]);
+    #[tokio::test]
+    async fn an_agent_starts_with_what_it_knew_and_follows() {
+        let state = tempfile::tempdir().unwrap();
+        let root = "ab".repeat(32);
+        let keep = |name: &str, port: u16, tags: &[String]| {
+            let kept =
+                serde_json::json!({ "addresses": [format!("10.0.0.1:{port}")], "tags": tags });
+            std::fs::write(state.path().join(format!("{name}.json")), kept.to_string()).unwrap();
+        };
+        keep(PILOT, 1, &[]);
+        keep(CA, 2, &[format!("mesh.root={root}")]);
+        let nowhere = format!("unix://{}/none.sock", state.path().display());
+        let client = Client::new(Config::new(nowhere.parse().unwrap())).unwrap();
+        let mut tasks = JoinSet::new();
+        let (first, control) = follow(&client, "mesh-system", state.path(), &mut tasks).await;
+        assert_eq!(first.root_hashes, std::slice::from_ref(&root));
+        assert_eq!(*control.borrow(), parsed(&first));
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use mesh_netfilter::{Drain, Engine, InstanceName, Removed};
 use serde_json::json;
 
+use super::alone;
 use super::place::{Place, duration};
 use super::{Run, failure};
 use crate::exit::{Failure, OK, Outcome};
@@ -22,12 +23,24 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true,
           default_missing_value = "60s", value_parser = duration)]
     drain: Option<Duration>,
+    /// Leave the rules to a watcher of the host's own ones (`watch --allow-host-network`), if one
+    /// runs.
+    #[arg(long)]
+    unless_watched: bool,
     #[command(flatten)]
     format: Format,
 }
 
 impl Run for Args {
     fn run(self, _: &[OsString]) -> Outcome {
+        let is_watched = || {
+            alone::is_watched(&self.instance)
+                .map_err(|error| Failure::doing("looking for a watcher", &error))
+        };
+        if self.unless_watched && is_watched()? {
+            eprintln!("{}: left to the watcher that runs", self.instance);
+            return Ok(OK.into());
+        }
         let drain = self.drain.map_or(Drain::Off, Drain::AtMost);
         remove(&self.place.engine()?, &self.instance, drain, self.format)?;
         Ok(OK.into())

@@ -14,6 +14,7 @@ use mesh_netfilter::{
     Verdict, WatchOptions,
 };
 
+use super::alone;
 use super::host::for_host;
 use super::option::PolicyArgs;
 use super::place::{Place, duration};
@@ -58,6 +59,8 @@ impl Run for Args {
         // As `apply` does, else the repair would take the exception of ssh away.
         if self.allow_host_network && engine.is_host().map_err(|error| failure(&error))? {
             policy = for_host(&engine, &policy)?;
+            let stood = alone::stand(policy.instance());
+            stood.map_err(|error| Failure::doing("waiting for other watchers", &error))?;
         }
         let plan = Place::plan(&engine, &policy)?;
         let options = WatchOptions {

@@ -7,7 +7,7 @@ use mesh_model::{
     DeclaredUpstream, Mode, Namespace, ServiceAccount, ServiceName, WorkloadPort, WorkloadService,
 };
 use mesh_runtime::inject::parse_port;
-use mesh_runtime::{Application, Capability, MountSpec, RestartPolicy};
+use mesh_runtime::{Application, Capability, MountSpec, Protocol, PublishedPort, RestartPolicy};
 
 use crate::exit::Failure;
 
@@ -28,6 +28,23 @@ pub(crate) struct Description {
     /// reaches it elsewhere goes past the sidecar.
     #[arg(long, value_enum, default_value = "transparent")]
     mode: ModeName,
+    /// It is no application but a gateway: a proxy that serves callers outside the mesh as the
+    /// Gateways say that select its labels. It runs under an account of its own, its name unless
+    /// another one is given, which may read the Secrets of its namespace.
+    #[arg(
+        long,
+        conflicts_with_all = ["mode", "upstream", "port", "service", "image", "env", "user", "command"],
+        requires = "label"
+    )]
+    gateway: bool,
+    /// A port of the gateway that is reached at this machine, with the Docker engine; with the
+    /// process engine it is reached at its own address.
+    #[arg(
+        long,
+        value_name = "[ADDRESS:]PORT[:GATEWAY-PORT]",
+        requires = "gateway"
+    )]
+    publish: Vec<Published>,
     /// A service that it calls at a loopback address, in explicit mode: HOST:PORT, taken at the next
     /// port from 127.0.0.1:15200 unless an address is given. `MESH_UPSTREAM_ADDR_<HOST>` tells the
     /// application, in upper case with `_` for other characters.
@@ -81,6 +98,10 @@ enum ModeName {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(in crate::commands) struct PortArgument(pub(in crate::commands) WorkloadPort);
 
+/// A port as `--publish` has it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Published(PublishedPort);
+
 /// A user as `--user` has it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct User {
@@ -109,11 +130,20 @@ impl Description {
             application.uid = uid;
             application.gid = gid;
         }
+        application.published = self.publish.iter().map(|it| it.0).collect();
         application.mode = match self.mode {
+            _ if self.gateway => Mode::Gateway,
             ModeName::Transparent => Mode::Transparent,
             ModeName::Explicit => Mode::Explicit,
         };
         application.upstreams.clone_from(&self.upstream);
+        if self.gateway && application.service_account.as_str() == "default" {
+            application.service_account = application
+                .name
+                .as_str()
+                .parse()
+                .map_err(|problem: mesh_model::Problem| Failure::usage(problem.to_string()))?;
+        }
         if application.uid == 0 {
             application.capabilities = Capability::of_a_server();
         }
@@ -215,6 +245,41 @@ impl FromStr for User {
     }
 }
 
+// === impl Published ===
+
+impl FromStr for Published {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!(
+                "`{text}` is not PORT, PORT:GATEWAY-PORT or ADDRESS:PORT:GATEWAY-PORT (v6 in [])"
+            )
+        };
+        let port = |text: &str| {
+            let number = text.parse::<u16>().ok().filter(|number| *number != 0);
+            number.ok_or_else(wrong)
+        };
+        let (host, group) = text.rsplit_once(':').unwrap_or((text, text));
+        let (address, host) = match host.rsplit_once(':') {
+            Some((address, host)) => {
+                let bare = address
+                    .strip_prefix('[')
+                    .and_then(|rest| rest.strip_suffix(']'));
+                let address = bare.unwrap_or(address).parse().map_err(|_none| wrong())?;
+                (Some(address), host)
+            }
+            None => (None, host),
+        };
+        Ok(Self(PublishedPort {
+            address,
+            host: port(host)?,
+            group: port(group)?,
+            protocol: Protocol::Tcp,
+        }))
+    }
+}
+
 // === impl Volume ===
 
 impl FromStr for Volume {
@@ -294,6 +359,23 @@ mod tests {
         assert!(!volume("/a:/b/c").unwrap().read_only);
         for wrong in ["/a", "a:/b", "/a:b", "/a:/b:rw", "", ":"] {
             assert!(volume(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_published_port_may_have_an_address_and_another_number() {
+        let published = |text: &str| text.parse::<Published>().map(|it| it.0);
+        let read = |text: &str| {
+            let port = published(text).unwrap();
+            (port.address.map(|it| it.to_string()), port.host, port.group)
+        };
+        assert_eq!(read("80"), (None, 80, 80));
+        assert_eq!(read("8443:443"), (None, 8443, 443));
+        let (address, ..) = read("[::1]:8443:443");
+        assert_eq!(address.as_deref(), Some("::1"));
+        assert_eq!(read("127.0.0.1:1:2"), (Some("127.0.0.1".to_owned()), 1, 2));
+        for wrong in ["", "0", "x", "1:x", "a:1:2", "1:2:"] {
+            assert!(published(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! What an application in an image gets from it: user, working directory, command.
 
+use mesh_model::Mode;
 use mesh_runtime::docker::ImageFacts;
 use mesh_runtime::{Application, Capability, DockerEngine};
 
@@ -17,6 +18,9 @@ pub(super) async fn settle(
     application: &mut Application,
     has_user: bool,
 ) -> Result<(), Failure> {
+    if application.mode == Mode::Gateway {
+        return Ok(());
+    }
     let Some(engine) = engine.docker() else {
         return match (&application.image, application.command.is_empty()) {
             (Some(image), _) => Err(Failure::usage(format!(

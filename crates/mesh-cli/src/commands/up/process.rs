@@ -8,7 +8,7 @@ use std::time::Duration;
 use mesh_runtime::{Creation, ProcessEngine, Runtime as _, RuntimeError, start_group};
 
 use self::plan::Plan;
-use super::Args;
+use super::install::Install;
 use crate::engine;
 use crate::exit::Failure;
 
@@ -18,18 +18,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Makes what is missing, and returns when every unit is ready.
 pub(super) async fn bring_up(
     engine: &ProcessEngine,
-    args: &Args,
+    install: &Install,
     home: &Path,
 ) -> Result<(), Failure> {
     let of = |error: RuntimeError| Failure::of(&error);
-    let network = engine::network(engine::Kind::Process, args.subnet, args.subnet6);
+    let network = engine::network(engine::Kind::Process, install.subnet, install.subnet6);
     engine.create_network(&network).await.map_err(of)?;
     let plan = Plan {
         program: engine::program()?,
         home: home.to_path_buf(),
         gateway: network.gateways().0,
-        separate: args.separate,
-        certificate_ttl: args.certificate_ttl,
+        separate: install.separate,
+        certificate_ttl: install.certificate_ttl,
     };
     let group = Plan::group()?;
     engine.create_group(&group).await.map_err(of)?;

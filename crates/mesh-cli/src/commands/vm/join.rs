@@ -18,7 +18,7 @@ use super::plan::{
 };
 use super::record::{Deadline, Init, Lock, Record, State};
 use super::request::{Description, packaged};
-use super::{confirm, rules, system};
+use super::{confirm, rehearsal, rules, system};
 use crate::commands::redirect::duration;
 use crate::exit::{Failure, OK, Outcome, REFUSED};
 use crate::output::{Format, print_json};
@@ -28,7 +28,8 @@ use crate::{engine, ground};
 ///
 /// Writes the units, the configuration and the token, sets the redirect rules for a time, and starts
 /// the sidecar. Once the sidecar is ready and the control plane can still be reached, it stays;
-/// otherwise everything is taken back. Connections of the users that are named go through the
+/// otherwise everything is taken back. What can be known before is asked first: whether the CA takes
+/// the invitation, and whether the sidecar's ports are free. Connections of the users that are named go through the
 /// sidecar, and so do those to the ports that are declared; nothing else of the machine changes,
 /// ssh least of all.
 #[derive(Debug, clap::Args)]
@@ -77,6 +78,10 @@ pub(crate) async fn run(args: &Args) -> Outcome {
     }
     if let Some(record) = Record::load(&root)? {
         return again(&root, &plan, &record);
+    }
+    if root.is_machine() {
+        system::check_ports()?;
+        rehearsal::check(&request).await?;
     }
     write(&root, &plan, args)?;
     if args.init == Init::None {

@@ -21,8 +21,8 @@ use crate::ground;
 /// Take this machine out of the mesh.
 ///
 /// Others stop calling it through the mesh first; connections that are open go on until they end or
-/// the time is up. Then sidecar, rules and files go, and files that were there before are again what
-/// they were.
+/// the time is up, when they are closed with the sidecar. Then rules and files go, and files that were
+/// there before are again what they were. Connections past the sidecar, as ssh, notice nothing.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// How long connections through the sidecar may go on.
@@ -98,12 +98,20 @@ pub(super) fn take_back(root: &Root, record: &Record, parting: Parting) -> Resul
             }
             Parting::Undone | Parting::TimeIsUp => Duration::ZERO,
         };
-        note(rules::remove(drain).map(|removed| match removed {
-            Removed::Drained { cut } if cut > 0 => {
-                eprintln!("{cut} connections through the sidecar had not ended in time");
+        // What fails here is tried again below, and told then.
+        let end_sidecar = || {
+            if has_units {
+                drop(system::stop(AGENT_UNIT));
             }
-            _ => {}
-        }));
+        };
+        note(
+            rules::remove(drain, end_sidecar).map(|removed| match removed {
+                Removed::Drained { cut } if cut > 0 => {
+                    eprintln!("connections through the sidecar that had not ended in time: {cut}");
+                }
+                _ => {}
+            }),
+        );
     }
     if has_units {
         note(system::stop(READY_UNIT));

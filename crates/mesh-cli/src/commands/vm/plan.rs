@@ -326,7 +326,7 @@ fn policy(request: &VmRequest) -> Result<Policy, mesh_netfilter::Problems> {
 
 fn target_ports(workload: &Workload) -> impl Iterator<Item = Port> + '_ {
     let ports = workload.services.iter().flat_map(|service| &service.ports);
-    ports.filter_map(|port| Port::new(port.target))
+    ports.filter_map(|port| Port::new(port.own()))
 }
 
 /// Those above first; what a machine with systemd has anyway is for images.

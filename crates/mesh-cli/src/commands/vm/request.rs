@@ -124,6 +124,9 @@ impl Description {
                 .map_err(|problem: mesh_model::Problem| Failure::usage(problem.to_string()))?,
             namespace: invite.namespace.clone(),
             explicit: None,
+            sidecar: mesh_model::Sidecar::Present,
+            capture: mesh_model::Capture::default(),
+            gateway: false,
             service_account: invite.service_account.clone(),
             addresses: if self.address.is_empty() {
                 own_addresses(&invite.pilots)?

@@ -49,15 +49,11 @@ pub(super) fn confirm() -> Result<Confirmed, Failure> {
         .map_err(|error| failure(&error))
 }
 
-/// Removes the rules; connections that they redirected go on for so long.
-pub(super) fn remove(drain: Duration) -> Result<Removed, Failure> {
-    let drain = if drain.is_zero() {
-        Drain::Off
-    } else {
-        Drain::AtMost(drain)
-    };
+/// Removes the rules; connections that they redirected go on for so long, and hear of their end
+/// when `end` stops the sidecar.
+pub(super) fn remove(drain: Duration, end: impl FnOnce() + Send) -> Result<Removed, Failure> {
     engine()?
-        .remove(&instance(), drain)
+        .remove_and_end(&instance(), Drain::AtMost(drain), end)
         .map_err(|error| failure(&error))
 }
 

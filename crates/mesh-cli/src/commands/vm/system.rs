@@ -1,10 +1,24 @@
 //! systemd, as far as joining and leaving need it.
 
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use mesh_model::sidecar::{
+    DNS_PORT, ENVOY_METRICS_PORT, INBOUND_PORT, OUTBOUND_PORT, READINESS_PORT,
+};
+
 use crate::exit::{Failure, UNSUPPORTED};
 
+/// Where agent and Envoy listen.
+const PORTS: [u16; 5] = [
+    OUTBOUND_PORT,
+    INBOUND_PORT,
+    READINESS_PORT,
+    DNS_PORT,
+    ENVOY_METRICS_PORT,
+];
 /// There when systemd is process 1: `sd_booted(3)`.
 const BOOTED: &str = "/run/systemd/system";
 
@@ -22,6 +36,39 @@ pub(super) fn check() -> Result<(), Failure> {
             .with_code(UNSUPPORTED)
             .with_hint("with --init none the files are written, and what to run is printed"),
     )
+}
+
+/// An error if anybody has a port that the sidecar needs: it would start again and again.
+///
+/// # Errors
+///
+/// With all that are taken, and exit code 4.
+pub(super) fn check_ports() -> Result<(), Failure> {
+    let taken: Vec<String> = PORTS
+        .iter()
+        .filter(|port| is_taken(**port))
+        .map(u16::to_string)
+        .collect();
+    if taken.is_empty() {
+        return Ok(());
+    }
+    let listed = taken.join(", ");
+    Err(Failure::new(format!(
+        "ports of the sidecar are in use on this machine: {listed}"
+    ))
+    .with_code(UNSUPPORTED)
+    .with_hint("`ss -lntup` says by whom; does another sidecar run?"))
+}
+
+/// Whether somebody listens there, at any address of either family.
+fn is_taken(port: u16) -> bool {
+    let in_use = |error: io::Error| error.kind() == io::ErrorKind::AddrInUse;
+    let both: [IpAddr; 2] = [Ipv6Addr::UNSPECIFIED.into(), Ipv4Addr::UNSPECIFIED.into()];
+    both.into_iter().any(|any| {
+        let at = (any, port);
+        let stream = TcpListener::bind(at).is_err_and(in_use);
+        stream || port == DNS_PORT && UdpSocket::bind(at).is_err_and(in_use)
+    })
 }
 
 /// Has systemd read its units again.
@@ -85,3 +132,19 @@ fn judged(arguments: &[&str], output: &Output) -> Result<(), Failure> {
 
 /// The exit code of `systemctl stop` for a unit that nothing describes: systemctl(1).
 const NOT_LOADED: i32 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_taken_at_whatever_address_somebody_listens() {
+        for address in ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"] {
+            let listener = TcpListener::bind(address).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            assert!(is_taken(port), "{address}");
+            drop(listener);
+            assert!(!is_taken(port), "{address}");
+        }
+    }
+}

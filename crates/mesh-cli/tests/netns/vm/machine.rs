@@ -24,6 +24,8 @@ use super::resolver::{self, Resolver};
 /// The VM's addresses, in the process engine's network, where the engine gives none.
 pub(super) const V4: &str = "10.213.200.10";
 pub(super) const V6: &str = "fd6d:6573:68d5::c80a";
+/// The host's own address in that network.
+const GATEWAY_V6: &str = "fd6d:6573:68d5::1";
 
 /// The machine on which the control plane and workloads of the process engine are.
 pub(super) struct Host {
@@ -37,10 +39,18 @@ pub(super) struct Host {
 pub(super) struct Vm<'a> {
     host: &'a Host,
     name: &'static str,
+    families: Families,
     child: Child,
     pid: u32,
     pub(super) init: Option<Init>,
     resolver: Option<Resolver>,
+}
+
+/// The addresses that a machine has.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Families {
+    Both,
+    V6,
 }
 
 /// So much of a log is printed when a test fails.
@@ -149,10 +159,42 @@ impl Host {
         succeeded(line, self.command(line).output().unwrap())
     }
 
+    /// Starts a control plane that has an address of IPv6 and no other; the kubeconfig of its admin.
+    pub(super) fn serve_v6(&self) -> String {
+        let home = self.inside("state6");
+        let kubeconfig = self.outside("state6/mixer.kubeconfig");
+        let log = fs::File::create(self.outside("logs/server6.log")).unwrap();
+        let api = format!("[{GATEWAY_V6}]:7443");
+        self.command(&["mesh", "--verbose", "server", "--home", &home])
+            .args(["--listen", GATEWAY_V6, "--api-listen", &api])
+            .args(["--metrics-listen", "[::1]:16014"])
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        until("the control plane", || kubeconfig.exists().then_some(()));
+        let line = format!("KUBECONFIG={home}/kubeconfig");
+        until("its roles", || {
+            let found = self.command(&["env", &line, "mesh", "get", "configmap", "mesh", "-n"]);
+            let found = { found }.args(["mesh-system", "-o", "json"]).output();
+            let text = String::from_utf8(found.unwrap().stdout).unwrap();
+            let keys = ["roots.pem", "pilot.addresses", "mixer.addresses"];
+            keys.iter().all(|key| text.contains(key)).then_some(())
+        });
+        line
+    }
+
     /// Starts the echo server as a workload with a sidecar of the process engine.
     pub(super) fn workload(&self, name: &str) {
+        self.workload_of(name, "MESH=mesh");
+    }
+
+    /// The same, in the mesh that a variable names.
+    pub(super) fn workload_of(&self, name: &str, variable: &str) {
         let (echo, socket) = (self.inside("bin/mesh-echo"), self.control(name));
         self.ok(&[
+            "env",
+            variable,
             "mesh",
             "run",
             "--detach",
@@ -230,6 +272,10 @@ impl Drop for Host {
 impl<'a> Vm<'a> {
     /// Switches the machine on for the first time.
     pub(super) fn new(host: &'a Host, name: &'static str) -> Self {
+        Self::with(host, name, Families::Both)
+    }
+
+    pub(super) fn with(host: &'a Host, name: &'static str, families: Families) -> Self {
         let directory = host.outside(name);
         for part in ["upper", "work", "root"] {
             fs::create_dir_all(directory.join(part)).unwrap();
@@ -238,6 +284,7 @@ impl<'a> Vm<'a> {
         let mut vm = Self {
             host,
             name,
+            families,
             child,
             pid,
             init: None,
@@ -319,11 +366,16 @@ impl<'a> Vm<'a> {
         for line in [
             // A machine's own address stays when it starts anew; neighbours remember it.
             "ip link set eth0 address 02:00:5e:00:53:0a up".to_owned(),
-            format!("ip addr add {V4}/16 dev eth0"),
             format!("ip -6 addr add {V6}/64 dev eth0 nodad"),
+            format!("ip -6 route add default via {GATEWAY_V6}"),
+            format!("ip addr add {V4}/16 dev eth0"),
             "ip route add default via 10.213.0.1".to_owned(),
-            "ip -6 route add default via fd6d:6573:68d5::1".to_owned(),
-        ] {
+        ]
+        .iter()
+        .take(match self.families {
+            Families::Both => 5,
+            Families::V6 => 3,
+        }) {
             self.ok(&line.split_whitespace().collect::<Vec<_>>());
         }
         self.resolver = Some(Resolver::start(self.pid));

@@ -16,6 +16,7 @@ use mesh_runtime::compose::{
 use mesh_runtime::{Attachment, NetworkSpec};
 
 use super::plan::{API, ETCD, Member};
+use super::service;
 use crate::exit::Failure;
 use translate::{Api, Control, Etcd, Images, translate};
 
@@ -23,7 +24,7 @@ use translate::{Api, Control, Etcd, Images, translate};
 #[derive(Debug)]
 pub(super) struct ComposeFile {
     /// Its name, as it was given.
-    file: String,
+    pub(super) file: String,
     /// The group of etcd and what its command says.
     etcd: Option<(Etcd, GroupPlan)>,
     /// The group of the API server and what its command says.
@@ -106,6 +107,10 @@ impl ComposeFile {
             let group = take(&mut rest, &it.service)?;
             Some((it, group))
         });
+        for group in &mut rest.groups {
+            let origin = (service::ORIGIN.to_owned(), service::COMPOSE.to_owned());
+            group.group.labels.extend([origin]);
+        }
         Ok(Self {
             file: file.to_owned(),
             etcd,

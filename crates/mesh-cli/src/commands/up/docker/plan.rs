@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
+use mesh_control::api::bootstrap::EtcdFiles;
 use mesh_model::sidecar::{API_PORT, METRICS_PORT};
 use mesh_runtime::{
     Attachment, GroupSpec, MountSpec, NetworkSpec, Protocol, PublishedPort, Readiness,
@@ -22,12 +23,21 @@ pub(super) struct Topology {
     pub(super) home: PathBuf,
     /// The image of the control plane.
     pub(super) mesh: String,
-    /// The image of etcd; absent when the store is a file.
-    pub(super) etcd: Option<String>,
+    /// etcd; absent when the store is a file.
+    pub(super) etcd: Option<EtcdPlan>,
     /// The port of the machine's loopback at which the API server is reached.
     pub(super) api_port: u16,
     /// Life of workload certificates, in seconds.
     pub(super) certificate_ttl: Option<u64>,
+}
+
+/// The etcd that is run.
+#[derive(Clone, Debug)]
+pub(super) struct EtcdPlan {
+    /// Its image.
+    pub(super) image: String,
+    /// Whether it speaks TLS, and to nobody without a certificate.
+    pub(super) tls: bool,
 }
 
 /// A container in a group of its own.
@@ -70,6 +80,10 @@ const MIXER: Place = Place {
 /// Where etcd answers, and where it keeps its data in its container.
 const ETCD_PORT: u16 = 2379;
 const ETCD_DATA: &str = "/var/lib/etcd";
+/// Where etcd finds its certificate and key in its container.
+const ETCD_PKI: &str = "/etc/etcd/pki";
+/// Where etcd says on loopback alone, in clear, that it is well.
+const ETCD_HEALTH_PORT: u16 = 2381;
 /// Where a role finds its kubeconfig in its container.
 const KUBECONFIG: &str = "/etc/mesh/kubeconfig";
 
@@ -79,8 +93,8 @@ impl Topology {
     /// The members in the order of starting; those of one stage start at the same time.
     pub(super) fn stages(&self) -> Result<Vec<Vec<Member>>, Failure> {
         let mut stages = Vec::new();
-        if let Some(image) = &self.etcd {
-            stages.push(vec![self.etcd(image)?]);
+        if let Some(etcd) = &self.etcd {
+            stages.push(vec![self.etcd(etcd)?]);
         }
         stages.push(vec![self.api()?]);
         // They wait for each other, and need nothing but their kubeconfigs, which the API makes.
@@ -94,26 +108,47 @@ impl Topology {
         Ok(stages)
     }
 
-    fn etcd(&self, image: &str) -> Result<Member, Failure> {
+    /// By which addresses and names the API server and who looks into the container ask for etcd.
+    pub(super) fn etcd_addresses(&self) -> ([IpAddr; 2], [&'static str; 2]) {
+        let address = IpAddr::V4(self.address(&ETCD));
+        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        ([address, loopback], [ETCD.name, "localhost"])
+    }
+
+    fn etcd(&self, plan: &EtcdPlan) -> Result<Member, Failure> {
         let address = self.address(&ETCD);
-        let command = [
+        let scheme = if plan.tls { "https" } else { "http" };
+        let mut command = vec![
             image::ETCD.to_owned(),
             "--name=mesh".to_owned(),
             format!("--data-dir={ETCD_DATA}"),
             // On loopback too, for who looks into the container.
             format!(
-                "--listen-client-urls=http://{address}:{ETCD_PORT},http://127.0.0.1:{ETCD_PORT}"
+                "--listen-client-urls={scheme}://{address}:{ETCD_PORT},{scheme}://127.0.0.1:{ETCD_PORT}"
             ),
-            format!("--advertise-client-urls=http://{address}:{ETCD_PORT}"),
+            format!("--advertise-client-urls={scheme}://{address}:{ETCD_PORT}"),
             // It has no peers.
             "--listen-peer-urls=http://127.0.0.1:2380".to_owned(),
             "--initial-advertise-peer-urls=http://127.0.0.1:2380".to_owned(),
             "--initial-cluster=mesh=http://127.0.0.1:2380".to_owned(),
         ];
-        let mut unit = unit(ETCD.name, image, &command)?;
-        unit.readiness = Some(Readiness::http(ETCD_PORT, "/health"));
         let data = self.home.join("etcd");
-        unit.mounts = vec![mount(data.clone(), ETCD_DATA, false)];
+        let mut mounts = vec![mount(data.clone(), ETCD_DATA, false)];
+        let mut port = ETCD_PORT;
+        if plan.tls {
+            command.extend([
+                format!("--cert-file={ETCD_PKI}/server.crt"),
+                format!("--key-file={ETCD_PKI}/server.key"),
+                format!("--trusted-ca-file={ETCD_PKI}/ca.crt"),
+                "--client-cert-auth=true".to_owned(),
+                format!("--listen-metrics-urls=http://127.0.0.1:{ETCD_HEALTH_PORT}"),
+            ]);
+            mounts.push(mount(EtcdFiles::of(&self.home).server, ETCD_PKI, true));
+            port = ETCD_HEALTH_PORT;
+        }
+        let mut unit = unit(ETCD.name, &plan.image, &command)?;
+        unit.readiness = Some(Readiness::http(port, "/health"));
+        unit.mounts = mounts;
         Ok(Member {
             group: self.group(&ETCD)?,
             unit,
@@ -124,10 +159,21 @@ impl Topology {
     fn api(&self) -> Result<Member, Failure> {
         let home = self.home.display().to_string();
         let mut arguments = vec!["--home".to_owned(), home.clone()];
-        if self.etcd.is_some() {
-            let etcd = format!("http://{}:{ETCD_PORT}", self.address(&ETCD));
-            let store = ["--store", "etcd", "--etcd-endpoints", &etcd];
+        if let Some(etcd) = &self.etcd {
+            let scheme = if etcd.tls { "https" } else { "http" };
+            let endpoint = format!("{scheme}://{}:{ETCD_PORT}", self.address(&ETCD));
+            let store = ["--store", "etcd", "--etcd-endpoints", &endpoint];
             arguments.extend(store.map(str::to_owned));
+            if etcd.tls {
+                let files = EtcdFiles::of(&self.home);
+                for (flag, file) in [
+                    ("--etcd-cafile", files.authority),
+                    ("--etcd-certfile", files.client_certificate),
+                    ("--etcd-keyfile", files.client_key),
+                ] {
+                    arguments.extend([flag.to_owned(), file.display().to_string()]);
+                }
+            }
         }
         arguments.extend(["--api-name".to_owned(), API.name.to_owned()]);
         let mut unit = self.server(&API, "api", &arguments)?;
@@ -227,7 +273,10 @@ pub(super) mod tests {
             network: engine::network(engine::Kind::Docker, None, None),
             home: "/var/lib/mesh".into(),
             mesh: "mesh:1".to_owned(),
-            etcd: etcd.then(|| "mesh-etcd:1".to_owned()),
+            etcd: etcd.then(|| EtcdPlan {
+                image: "mesh-etcd:1".to_owned(),
+                tls: true,
+            }),
             api_port: API_PORT,
             certificate_ttl: None,
         }
@@ -270,6 +319,34 @@ pub(super) mod tests {
         assert_eq!(api.ports[0].address, Some(Ipv4Addr::LOCALHOST.into()));
         let addresses: BTreeSet<_> = members.iter().map(|it| it.group.address).collect();
         assert_eq!(addresses.len(), members.len());
+    }
+
+    #[test]
+    fn etcd_speaks_tls_with_who_has_a_certificate_unless_a_file_has_it_in_clear() {
+        let mut topology = topology(true);
+        let command = |topology: &Topology, name: &str| {
+            let members = topology.stages().unwrap().concat();
+            let mut members = members.iter();
+            let member = members.find(|it| it.group.name.as_str() == name).unwrap();
+            member.unit.command.join(" ")
+        };
+        let etcd = command(&topology, "etcd");
+        assert!(etcd.contains("--client-cert-auth=true"), "{etcd}");
+        assert!(!etcd.contains("client-urls=http:"), "{etcd}");
+        let api = command(&topology, "apiserver");
+        assert!(api.contains("https://172.28.0.12:2379"), "{api}");
+        assert!(
+            api.contains("--etcd-keyfile /var/lib/mesh/pki/etcd/client.key"),
+            "{api}"
+        );
+        topology.etcd.as_mut().unwrap().tls = false;
+        let etcd = command(&topology, "etcd");
+        assert!(!etcd.contains("https") && !etcd.contains("cert"), "{etcd}");
+        let api = command(&topology, "apiserver");
+        assert!(
+            !api.contains("https") && !api.contains("--etcd-cafile"),
+            "{api}"
+        );
     }
 
     #[test]

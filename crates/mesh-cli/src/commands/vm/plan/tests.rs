@@ -9,6 +9,9 @@ fn request() -> VmRequest {
     VmRequest {
         workload: Workload {
             explicit: None,
+            sidecar: mesh_model::Sidecar::Present,
+            capture: mesh_model::Capture::default(),
+            gateway: false,
             id: "shop/db".parse().unwrap(),
             namespace: "shop".parse().unwrap(),
             service_account: "db".parse().unwrap(),
@@ -20,6 +23,7 @@ fn request() -> VmRequest {
                     name: "tcp".to_owned(),
                     number: 80,
                     target: 5432,
+                    inside: None,
                     protocol: Protocol::Tcp,
                 }],
             }],

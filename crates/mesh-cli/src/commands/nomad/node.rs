@@ -1,0 +1,154 @@
+//! `mesh nomad node`: what the job `mesh-node` does on each node, as root.
+//!
+//! What it made is in a record, so that its removal takes back exactly that.
+
+mod files;
+mod reload;
+
+use std::path::{Path, PathBuf};
+
+use mesh_nomad::install::CniNetwork;
+use mesh_nomad::install::node::conflist;
+
+use self::files::{Node, Outlook};
+use crate::exit::{Failure, OK, Outcome};
+
+/// Prepare the node that this runs on for injected groups.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Put plugin, network and user there, and tell the Nomad client.
+    Prepare(PrepareArgs),
+    /// Take back what was put there.
+    Remove(RemoveArgs),
+    /// Print the network's file, for who prepares nodes by hand.
+    Conflist(NetworkArgs),
+}
+
+/// The network of injected groups.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct NetworkArgs {
+    /// Its name.
+    #[arg(long, default_value = "mesh")]
+    network: String,
+    /// The bridge.
+    #[arg(long, default_value = "mesh0")]
+    bridge: String,
+    /// Addresses of groups.
+    #[arg(long, default_value = "172.27.64.0/20")]
+    subnet: ipnet::Ipv4Net,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PrepareArgs {
+    #[command(flatten)]
+    network: NetworkArgs,
+    /// Where plugins are, joined by `:`; as the Nomad client says unless given.
+    #[arg(long, value_name = "PATHS")]
+    cni_path: Option<String>,
+    /// Where networks are; as the Nomad client says unless given.
+    #[arg(long, value_name = "DIR")]
+    cni_config_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RemoveArgs {
+    /// The network of injected groups.
+    #[arg(long)]
+    network: Option<String>,
+    /// Remove this directory too, with everything in it.
+    #[arg(long, value_name = "DIR")]
+    purge_data: Option<PathBuf>,
+}
+
+pub(crate) async fn run(command: &Command) -> Outcome {
+    match command {
+        Command::Prepare(args) => prepare(args).await,
+        Command::Remove(args) => remove(args),
+        Command::Conflist(args) => {
+            print!("{}", conflist(&args.network()));
+            Ok(OK.into())
+        }
+    }
+}
+
+impl NetworkArgs {
+    fn network(&self) -> CniNetwork {
+        CniNetwork {
+            name: self.network.clone(),
+            bridge: self.bridge.clone(),
+            subnet: self.subnet.to_string(),
+        }
+    }
+}
+
+async fn prepare(args: &PrepareArgs) -> Outcome {
+    let (path, directory) = places(args).await;
+    let network = args.network.network();
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::doing("looking for this program", &error))?;
+    let node = Node::new(
+        Path::new("/"),
+        path.split(':').map(PathBuf::from).collect(),
+        directory,
+    );
+    let Outlook { changes, lacks } = node
+        .prepare(&program, &network)
+        .map_err(|error| Failure::doing("preparing the node", &error))?;
+    for change in &changes {
+        println!("{change}");
+    }
+    for lack in &lacks {
+        eprintln!("{lack}");
+    }
+    if changes.is_empty() {
+        println!("nothing was to be done");
+    } else {
+        reload::client()?;
+        println!("the Nomad client was told to look again");
+    }
+    Ok(OK.into())
+}
+
+fn remove(args: &RemoveArgs) -> Outcome {
+    let removed = files::remove(Path::new("/"), args.purge_data.as_deref())
+        .map_err(|error| Failure::doing("cleaning the node", &error))?;
+    for line in &removed {
+        println!("{line}");
+    }
+    if removed.iter().any(|line| line.ends_with("conflist")) {
+        reload::client()?;
+    }
+    if let Some(network) = &args.network {
+        // The bridge of a network without groups is nobody's.
+        files::forget_network(network);
+    }
+    Ok(OK.into())
+}
+
+/// Where the node's client looks for plugins and networks: told, asked, or Nomad's own defaults.
+async fn places(args: &PrepareArgs) -> (String, PathBuf) {
+    let mut path = args.cni_path.clone();
+    let mut directory = args.cni_config_dir.clone();
+    if (path.is_none() || directory.is_none())
+        && let Ok(client) = crate::nomad::client()
+    {
+        match client.agent().await {
+            Ok(agent) => {
+                let of = |key: &str| {
+                    let value = agent.config.get()?.pointer(&format!("/Client/{key}"))?;
+                    value
+                        .as_str()
+                        .filter(|text| !text.is_empty())
+                        .map(str::to_owned)
+                };
+                path = path.or_else(|| of("CNIPath"));
+                directory = directory.or_else(|| of("CNIConfigDir").map(PathBuf::from));
+            }
+            Err(error) => eprintln!("the Nomad client does not tell its directories: {error}"),
+        }
+    }
+    (
+        path.unwrap_or_else(|| "/opt/cni/bin".to_owned()),
+        directory.unwrap_or_else(|| PathBuf::from("/opt/cni/config")),
+    )
+}

@@ -1,0 +1,195 @@
+//! `mesh nomad uninstall`: everything out again, the last first.
+
+use mesh_nomad::client::Stop;
+use mesh_nomad::inject::is_injected;
+use mesh_nomad::install::{
+    Component, RECORD, Settings, is_our_policy, node_removal, variable_path,
+};
+
+use super::choice::Place;
+use super::cluster::{Cluster, Found};
+use super::failed;
+use crate::exit::{Failure, OK, Outcome, REFUSED};
+
+/// Take the control plane off the cluster: jobs, variables, policies, what nodes got, namespace.
+///
+/// The store stays where it is unless `--purge-data` is given: an install that follows finds it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    place: Place,
+    /// Also while injected jobs run: they go on with what their sidecars know, and cannot start
+    /// anew.
+    #[arg(long)]
+    force: bool,
+    /// Remove the store as well: objects, the mesh's root, volumes and directories.
+    #[arg(long)]
+    purge_data: bool,
+}
+
+pub(crate) async fn run(args: &Args) -> Outcome {
+    let cluster = Cluster::open(&args.place)?;
+    let (found, settings) = cluster.look_at_install().await?;
+    let injected = injected_jobs(&cluster).await?;
+    if !injected.is_empty() && !args.force {
+        let message = format!("injected jobs run: {}", injected.join(", "));
+        return Err(Failure::new(message).with_code(REFUSED).with_hint(
+            "stop them or run them without the mesh (`mesh uninject`) first, or add --force",
+        ));
+    }
+    let work = Work {
+        cluster,
+        found,
+        settings,
+        purge_data: args.purge_data,
+    };
+    work.jobs().await?;
+    work.nodes().await?;
+    work.volumes().await?;
+    work.rest().await?;
+    println!("the mesh is gone from the cluster");
+    Ok(OK.into())
+}
+
+/// The injected jobs of all namespaces, as `namespace/job`.
+async fn injected_jobs(cluster: &Cluster) -> Result<Vec<String>, Failure> {
+    let doing = |error| failed("looking for injected jobs", &error);
+    let stubs = cluster.client.jobs("*").await.map_err(doing)?.value;
+    let mut found = Vec::new();
+    for stub in stubs.iter().filter(|stub| stub.status.text() != "dead") {
+        let (namespace, id) = (stub.namespace.text(), stub.id.text());
+        let job = match cluster.client.job(namespace, id).await {
+            Ok(job) => job,
+            // Gone since.
+            Err(error) if error.is_not_found() => continue,
+            Err(error) => return Err(doing(error)),
+        };
+        if job.task_groups.items().iter().any(is_injected) {
+            found.push(format!("{namespace}/{id}"));
+        }
+    }
+    Ok(found)
+}
+
+struct Work {
+    cluster: Cluster,
+    found: Found,
+    settings: Settings,
+    purge_data: bool,
+}
+
+impl Work {
+    /// The pieces, the last started first.
+    async fn jobs(&self) -> Result<(), Failure> {
+        for component in Component::ALL.into_iter().rev() {
+            if self.cluster.end(component.job_id()).await? {
+                println!("job {}: gone", component.job_id());
+            }
+        }
+        Ok(())
+    }
+
+    /// What nodes got.
+    async fn nodes(&self) -> Result<(), Failure> {
+        let Some(job) = node_removal(&self.settings, self.purge_data) else {
+            return Ok(());
+        };
+        let id = job.id.text();
+        self.cluster.end(id).await?;
+        self.cluster.bring(&job).await?;
+        let purge = Stop {
+            purge: true,
+            ..Stop::default()
+        };
+        let purged = self
+            .cluster
+            .client
+            .stop_job(&self.cluster.namespace, id, purge)
+            .await;
+        purged.map_err(|error| failed(format!("removing job {id}"), &error))?;
+        println!("nodes: as they were");
+        Ok(())
+    }
+
+    async fn volumes(&self) -> Result<(), Failure> {
+        for volume in &self.found.facts.volumes {
+            let (id, name) = (volume.id.text(), volume.name.text());
+            if !["mesh-etcd", "mesh-data"].contains(&name) {
+                continue;
+            }
+            if !self.purge_data {
+                println!("volume {name} on node {}: kept", volume.node_id.text());
+                continue;
+            }
+            let client = &self.cluster.client;
+            let doing = |error| failed(format!("removing volume {name}"), &error);
+            let claims = client
+                .volume_claims(&self.cluster.namespace)
+                .await
+                .map_err(doing)?;
+            for claim in claims.iter().filter(|claim| claim.volume_id.text() == id) {
+                let removed = client
+                    .remove_volume_claim(&self.cluster.namespace, claim.id.text())
+                    .await;
+                removed.map_err(doing)?;
+            }
+            client
+                .remove_host_volume(&self.cluster.namespace, id)
+                .await
+                .map_err(doing)?;
+            println!("volume {name} on node {}: gone", volume.node_id.text());
+        }
+        Ok(())
+    }
+
+    /// Variables, policies, namespace.
+    async fn rest(&self) -> Result<(), Failure> {
+        let client = &self.cluster.client;
+        let namespace = &self.cluster.namespace;
+        let mut paths: Vec<_> = Component::ALL.into_iter().map(variable_path).collect();
+        // The last: without it nobody knows that there was an install.
+        paths.push(RECORD.to_owned());
+        for policy in self
+            .found
+            .facts
+            .policies
+            .iter()
+            .filter(|policy| is_our_policy(policy, &self.settings))
+        {
+            let name = policy.name.text();
+            let removed = client.remove_policy(name).await;
+            removed.map_err(|error| failed(format!("removing policy {name}"), &error))?;
+            println!("policy {name}: gone");
+        }
+        for path in paths
+            .iter()
+            .filter(|path| self.found.variables.contains_key(*path))
+        {
+            let removed = client.remove_variable(namespace, path, None).await;
+            removed.map_err(|error| failed(format!("removing variable {path}"), &error))?;
+            println!("variable {path}: gone");
+        }
+        let keeps = !self.purge_data && !self.found.facts.volumes.is_empty();
+        let foreign: Vec<_> = self
+            .found
+            .facts
+            .jobs
+            .iter()
+            .filter(|job| !mesh_nomad::install::is_ours(job))
+            .map(|job| job.id.text())
+            .collect();
+        if keeps || !foreign.is_empty() {
+            let why = if keeps {
+                "its volumes are kept".to_owned()
+            } else {
+                format!("it has {}", foreign.join(", "))
+            };
+            println!("namespace {namespace}: stays, for {why}");
+            return Ok(());
+        }
+        let removed = client.remove_namespace(namespace).await;
+        removed.map_err(|error| failed(format!("removing namespace {namespace}"), &error))?;
+        println!("namespace {namespace}: gone");
+        Ok(())
+    }
+}
