@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::{Method, Request, Uri};
@@ -144,6 +144,36 @@ impl LoadReport {
 pub async fn once(call: Call) -> Outcome {
     let mut connection = None;
     on(&mut connection, &call).await
+}
+
+/// What came of a call that was made until it was answered.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Insisted {
+    /// How often nobody answered.
+    pub refused: u64,
+    /// The answer.
+    pub outcome: Outcome,
+    /// When the first attempt was made, in seconds since 1970.
+    pub began: f64,
+}
+
+/// Makes one call, each time on a connection of its own, until it is answered with 200.
+pub async fn insist(call: Call) -> Insisted {
+    let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let began = began.unwrap_or_default().as_secs_f64();
+    let mut refused = 0;
+    loop {
+        let outcome = once(call.clone()).await;
+        if outcome.status == 200 {
+            return Insisted {
+                refused,
+                outcome,
+                began,
+            };
+        }
+        refused += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Makes many calls and counts.

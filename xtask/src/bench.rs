@@ -38,6 +38,8 @@ struct Bench {
     features: &'static str,
     /// What the machine must have.
     needs: &'static [Need],
+    /// Programs without which it leaves something out, and says so.
+    may_need: &'static [&'static str],
     /// Whether it runs the `mesh` binary, which is built for it and named by `MESH_BIN`.
     runs_mesh: bool,
 }
@@ -54,20 +56,23 @@ const BENCHES: &[Bench] = &[
             Need::Program("nft"),
             Need::Program("iptables-restore"),
         ],
+        may_need: &[],
         runs_mesh: false,
     },
     Bench {
         name: "nomad",
         package: "mesh-nomad",
         features: "hcl",
-        needs: &[],
-        runs_mesh: false,
+        needs: &[Need::Root, Need::Program("ip"), Need::Program("unshare")],
+        may_need: &["nomad"],
+        runs_mesh: true,
     },
     Bench {
         name: "ca",
         package: "mesh-control",
         features: "test-util",
         needs: &[],
+        may_need: &[],
         runs_mesh: false,
     },
     Bench {
@@ -75,6 +80,7 @@ const BENCHES: &[Bench] = &[
         package: "mesh-control",
         features: "test-util",
         needs: &[Need::Program("etcd")],
+        may_need: &[],
         runs_mesh: false,
     },
     Bench {
@@ -82,6 +88,7 @@ const BENCHES: &[Bench] = &[
         package: "mesh-control",
         features: "test-util",
         needs: &[],
+        may_need: &[],
         runs_mesh: false,
     },
     Bench {
@@ -95,6 +102,7 @@ const BENCHES: &[Bench] = &[
             Need::Program("docker"),
             Need::Program("envoy"),
         ],
+        may_need: &[],
         runs_mesh: true,
     },
 ];
@@ -141,9 +149,14 @@ impl Bench {
         if !self.features.is_empty() {
             cmd = cmd.args(["--features", self.features]);
         }
+        let variable = |program: &str| format!("{}_BIN", program.to_uppercase().replace('-', "_"));
         for program in self.needs.iter().filter_map(Need::program) {
-            let variable = format!("{}_BIN", program.to_uppercase().replace('-', "_"));
-            cmd = cmd.env(&variable, tools.need(program)?);
+            cmd = cmd.env(&variable(program), tools.need(program)?);
+        }
+        for program in self.may_need {
+            if let Ok(found) = tools.need(program) {
+                cmd = cmd.env(&variable(program), found);
+            }
         }
         if self.runs_mesh {
             let build = Cmd::cargo(root).args(["build", "--release", "--package", "mesh-cli"]);

@@ -1,4 +1,5 @@
-//! `cargo xtask dist`: the Debian package, out of one binary and what that binary says about itself.
+//! `cargo xtask dist`: the Debian package and the images, out of one binary and what that binary says
+//! about itself.
 //!
 //! The released program is linked statically, which costs 1 MB of 40: one file runs on every Linux of
 //! the architecture and is all that an image needs. Hosts are all that is looked up through the C
@@ -24,12 +25,15 @@ pub(crate) struct Arguments {
     /// Package the debug build, linked dynamically: for tests.
     #[arg(long)]
     debug: bool,
-    /// Where the package is written; `target/dist`, or `target/dist/debug`.
+    /// Where package and images are written; `target/dist`, or `target/dist/debug`.
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// The package's version, in place of the program's.
     #[arg(long, value_name = "VERSION")]
     package_version: Option<String>,
+    /// Write no images, which need Envoy and etcd.
+    #[arg(long)]
+    no_images: bool,
 }
 
 /// What everything is made from.
@@ -47,6 +51,13 @@ struct Source {
     version: String,
 }
 
+/// The programs of others that are in the images.
+#[derive(Debug)]
+struct Parts {
+    envoy: PathBuf,
+    etcd: PathBuf,
+}
+
 /// The package that has the program.
 const PACKAGE: &str = "mesh-cli";
 /// Where everything is laid out that the package is made from; its manifest names it too.
@@ -55,6 +66,11 @@ const STAGE: &str = "target/dist/stage";
 pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<(), Failure> {
     let source = Source::read(root, arguments.package_version.as_deref())?;
     let cargo_deb = provision::cargo_deb(root)?;
+    let parts = if arguments.no_images {
+        None
+    } else {
+        Some(Parts::get(root)?)
+    };
     let built = if arguments.debug {
         source.build_debug()?
     } else {
@@ -79,8 +95,17 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<(), Failure> {
         })
     });
     fs::create_dir_all(&output)?;
+    // The tools do not all run where this one does.
+    let output = fs::canonicalize(output)?;
     let package = source.package(&cargo_deb, &output, arguments.debug)?;
-    println!("{}", package.display());
+    let mut files = vec![package];
+    if let Some(parts) = parts {
+        files.extend(source.images(&stage.join("mesh"), &output, &parts)?);
+    }
+    sums(&output, &files)?;
+    for file in files {
+        println!("{}", file.display());
+    }
     Ok(())
 }
 
@@ -226,6 +251,51 @@ impl Source {
         cmd.run()?;
         Ok(package)
     }
+
+    /// Has the program write its images, and names them.
+    fn images(
+        &self,
+        program: &Path,
+        output: &Path,
+        parts: &Parts,
+    ) -> Result<Vec<PathBuf>, Failure> {
+        let text = Cmd::new(program, &self.root)
+            .args(["image", "build", "--json", "--output"])
+            .arg(output)
+            .arg("--envoy")
+            .arg(&parts.envoy)
+            .arg("--etcd")
+            .arg(&parts.etcd)
+            .read()?;
+        let images: Vec<Value> = serde_json::from_str(&text)?;
+        let files = images.iter().map(|image| image["file"].as_str());
+        let files: Option<Vec<_>> = files.map(|file| file.map(PathBuf::from)).collect();
+        files.ok_or_else(|| format!("an image has no file: {text}").into())
+    }
+}
+
+// === impl Parts ===
+
+impl Parts {
+    /// Looks for them, and gets what is missing, before anything long begins.
+    fn get(root: &Path) -> Result<Self, Failure> {
+        let without = "; `--no-images` makes the package alone";
+        let needed = |found: Result<PathBuf, Failure>| {
+            found.map_err(|failure| Failure::from(format!("{failure}{without}")))
+        };
+        Ok(Self {
+            envoy: needed(provision::envoy(root))?,
+            etcd: needed(provision::program(root, "etcd"))?,
+        })
+    }
+}
+
+/// Writes the digest of every file, as `sha256sum --check` reads it.
+fn sums(output: &Path, files: &[PathBuf]) -> Result<(), Failure> {
+    let names = files.iter().filter_map(|file| file.file_name());
+    let text = Cmd::new("sha256sum", output).args(names).read()?;
+    fs::write(output.join("SHA256SUMS"), text)?;
+    Ok(())
 }
 
 /// The time that everything gets: what the caller says, or the commit's.

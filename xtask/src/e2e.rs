@@ -7,6 +7,7 @@
 mod daemon;
 mod ground;
 mod machine;
+mod nomad;
 mod row;
 mod scenario;
 mod world;
@@ -104,10 +105,14 @@ fn preflight(root: &Path, ground: Ground) -> Result<Tools, Failure> {
         "unshare",
         "tcpdump",
         "redis-server",
+        "curl",
+        "openssl",
     ];
     let more: &[&str] = match ground {
         Ground::Process => &[],
         Ground::Docker => &["dockerd", "etcd", "etcdctl"],
+        Ground::Nomad => &["nomad", "dockerd", "host-local", "iptables-restore", "nft"],
+        Ground::Cluster => &["nomad", "etcd", "host-local", "iptables-restore", "nft"],
     };
     for program in always.iter().chain(more) {
         tools.need(program)?;
@@ -148,7 +153,7 @@ fn prepare(root: &Path, tools: &Tools, ground: Ground) -> Result<PathBuf, Failur
     let built = target_dir(root)?.join("debug");
     for name in ["mesh", "mesh-echo"] {
         fs::copy(built.join(name), bin.join(name))?;
-        if ground == Ground::Docker {
+        if ground != Ground::Process {
             // Images would carry what debuggers need: most of the file.
             Cmd::new("strip", root).arg(bin.join(name)).run()?;
         }
@@ -164,9 +169,20 @@ fn prepare(root: &Path, tools: &Tools, ground: Ground) -> Result<PathBuf, Failur
 
 /// Programs of the machine that the run calls.
 fn links(ground: Ground) -> Vec<&'static str> {
-    let mut names = vec!["envoy", "redis-server", "kubectl", "ip", "tcpdump"];
-    if ground == Ground::Docker {
-        names.extend(["etcd", "etcdctl"]);
+    let mut names = vec![
+        "envoy",
+        "redis-server",
+        "kubectl",
+        "ip",
+        "tcpdump",
+        "curl",
+        "openssl",
+    ];
+    match ground {
+        Ground::Process => {}
+        Ground::Docker => names.extend(["etcd", "etcdctl"]),
+        Ground::Nomad => names.push("nomad"),
+        Ground::Cluster => names.extend(["nomad", "etcd"]),
     }
     names
 }

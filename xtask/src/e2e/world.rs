@@ -11,8 +11,8 @@ use mesh_tests::control::{self, Command};
 use serde_json::Value;
 use tokio::process::Command as Process;
 
-use super::daemon;
 use super::row::Row;
+use super::{daemon, nomad};
 use crate::Ground;
 
 /// What a step of the scenario fails with: a sentence that becomes the row's evidence.
@@ -202,6 +202,7 @@ impl World {
                 "DOCKER_HOST",
                 format!("unix://{}", daemon::socket(&self.home).display()),
             )
+            .env("NOMAD_ADDR", format!("http://{}:4646", nomad::NODE))
             .env("HOME", &self.home)
             .env(
                 "PATH",
@@ -212,10 +213,10 @@ impl World {
             )
             .stdin(Stdio::null())
             .output();
-        let output = tokio::time::timeout(Duration::from_secs(120), output)
+        let output = tokio::time::timeout(Duration::from_secs(300), output)
             .await
             .map_err(|_elapsed| {
-                format!("`{program} {}` took more than 120 s", arguments.join(" "))
+                format!("`{program} {}` took more than 300 s", arguments.join(" "))
             })?
             .map_err(|error| format!("`{program}`: {error}"))?;
         Ok(Said {

@@ -109,8 +109,10 @@ pub(crate) const RINGS: &[Ring] = &[
         target: Some("dist"),
         needs: &[
             Need::Root,
+            Need::Program("curl"),
             Need::Program("dpkg-deb"),
             Need::Program("envoy"),
+            Need::Program("etcd"),
             Need::Program("kubectl"),
             Need::Program("nft"),
             Need::Program("systemd-analyze"),
@@ -122,6 +124,9 @@ pub(crate) const RINGS: &[Ring] = &[
         needs: &[
             Need::Root,
             Need::Program("dockerd"),
+            Need::Program("podman"),
+            Need::Program("netavark"),
+            Need::Program("aardvark-dns"),
             Need::Program("docker"),
             Need::Program("nft"),
             Need::Program("etcd"),
@@ -138,7 +143,26 @@ pub(crate) const RINGS: &[Ring] = &[
         needs: &[
             Need::Root,
             Need::Program("nomad"),
+            Need::Program("nft"),
+            Need::Program("dockerd"),
+            Need::Program("docker"),
+            Need::Program("etcd"),
+            Need::Program("kubectl"),
+            Need::Program("host-local"),
             Need::Data("MESH_NOMAD_JOBS"),
+        ],
+    },
+    // Nomad asks plugins to CHECK where the standard ones are new enough; Debian's are not.
+    Ring {
+        name: "nomad-check",
+        target: Some("nomad_check"),
+        needs: &[
+            Need::Root,
+            Need::Program("nomad"),
+            Need::Program("nft"),
+            Need::Program("dockerd"),
+            Need::Program("docker"),
+            Need::Data("MESH_CNI_PLUGINS"),
         ],
     },
 ];

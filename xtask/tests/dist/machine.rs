@@ -31,14 +31,22 @@ pub(crate) struct Machine {
     first: u32,
     layers: TempDir,
     cgroups: Vec<PathBuf>,
+    init: Init,
+    uplink: Option<Uplink>,
+}
+
+/// A link into the network of workloads on another machine.
+#[derive(Clone, Copy, Debug)]
+struct Uplink {
+    /// Process 1 of the other machine.
+    host: u32,
+    addresses: [&'static str; 2],
 }
 
 /// Mounts the machine's files and becomes its process 1. The units of this very host are nothing to
 /// the machine: it starts none of them.
 const BOOT: &str = r#"
 set -e
-mount -t tmpfs tmpfs "$LAYERS"
-mkdir "$LAYERS/upper" "$LAYERS/work" "$LAYERS/root"
 mount -t overlay -o "lowerdir=/,upperdir=$LAYERS/upper,workdir=$LAYERS/work" overlay "$LAYERS/root"
 cd "$LAYERS/root"
 mount -t proc proc proc
@@ -56,6 +64,9 @@ mount --bind proc/sys/net proc/sys/net
 mount -o remount,bind,ro proc/sys
 if [ -e proc/sysrq-trigger ]; then mount --bind /dev/null proc/sysrq-trigger; fi
 mount -o remount,bind,ro sys
+# The boot's id is that of the machine on which this runs: each boot gets one of its own.
+cat proc/sys/kernel/random/uuid > run/boot_id
+mount --bind run/boot_id proc/sys/kernel/random/boot_id
 ip link set lo up
 hostname mesh-dist
 if [ "$INIT" = Nothing ]; then
@@ -69,17 +80,35 @@ else
     mount -t cgroup -o none,name=systemd cgroup sys/fs/cgroup/systemd
     mount -t cgroup2 cgroup2 sys/fs/cgroup/unified
 fi
-: > etc/machine-id
-# Whoever installs tests on a host may forbid packages to start anything there.
-rm -f usr/sbin/policy-rc.d
-rm -rf etc/systemd/system/*.wants
-mkdir -p etc/systemd/journald.conf.d
-printf '[Journal]\nStorage=volatile\n' > etc/systemd/journald.conf.d/volatile.conf
-for unit in systemd-udevd systemd-resolved systemd-networkd ssh getty@tty1; do
-    ln -sf /dev/null "etc/systemd/system/$unit.service"
-done
+if [ ! -e "$LAYERS/prepared" ]; then
+    : > etc/machine-id
+    # Whoever installs tests on a host may forbid packages to start anything there.
+    rm -f usr/sbin/policy-rc.d
+    rm -rf etc/systemd/system/*.wants
+    mkdir -p etc/systemd/journald.conf.d
+    printf '[Journal]\nStorage=volatile\n' > etc/systemd/journald.conf.d/volatile.conf
+    for unit in systemd-udevd systemd-resolved systemd-networkd ssh getty@tty1; do
+        ln -sf /dev/null "etc/systemd/system/$unit.service"
+    done
+    : > "$LAYERS/prepared"
+fi
 export container=mesh
 exec chroot . /lib/systemd/systemd --unit=multi-user.target --show-status=no
+"#;
+
+/// Boots the machine again for as long as its process 1 asks for that: the kernel ends the process 1
+/// of a namespace that calls reboot(2) by SIGHUP. The files stay.
+const POWER: &str = r#"
+set -e
+mount -t tmpfs tmpfs "$LAYERS"
+mkdir "$LAYERS/upper" "$LAYERS/work" "$LAYERS/root"
+again=129
+while [ "$again" = 129 ]; do
+    again=0
+    unshare --mount --net --uts --ipc --pid --cgroup --fork --kill-child \
+        --propagation private bash -c "$BOOT" || again=$?
+done
+exit "$again"
 "#;
 
 /// What dpkg, useradd and systemd write for themselves.
@@ -112,13 +141,14 @@ impl Machine {
             .iter()
             .map(|group| format!("echo $$ > {}/cgroup.procs\n", group.display()));
         let script = format!(
-            "set -e\n{}exec unshare --mount --net --uts --ipc --pid --cgroup --fork \
-             --kill-child --propagation private bash -c \"$BOOT\"",
+            "set -e\n{}exec unshare --mount --pid --fork --kill-child --propagation private \
+             bash -c \"$POWER\"",
             enter.collect::<String>()
         );
         let outside = Command::new("bash")
             .args(["-c", &script])
             .env("BOOT", BOOT)
+            .env("POWER", POWER)
             .env("INIT", format!("{init:?}"))
             .env("LAYERS", layers.path())
             .stdin(Stdio::null())
@@ -131,8 +161,45 @@ impl Machine {
             first: 0,
             layers,
             cgroups,
+            init,
+            uplink: None,
         };
-        machine.first = machine.wait_for_first(init);
+        machine.begin();
+        machine
+    }
+
+    /// Has systemd start the machine anew, with its files and its network.
+    pub(crate) fn reboot(&mut self) {
+        // It may not live to give an answer.
+        self.run(&["systemctl", "reboot"]);
+        let gone = format!("/proc/{}", self.first);
+        until("systemd has ended", || {
+            (!Path::new(&gone).exists()).then_some(())
+        });
+        self.begin();
+    }
+
+    /// Attaches it to the network of workloads on another machine.
+    pub(crate) fn attach(&mut self, host: &Self, addresses: [&'static str; 2]) {
+        let host = host.first;
+        self.uplink = Some(Uplink { host, addresses });
+        self.link();
+    }
+
+    /// Waits for a boot that has begun, and plugs the network in.
+    fn begin(&mut self) {
+        self.first = self.wait_for_first(self.init);
+        self.loopback();
+        self.link();
+        if self.init == Init::Systemd {
+            until("systemd has started", || {
+                let state = self.run(&["systemctl", "is-system-running", "--wait"]);
+                (text(&state.stdout).trim() == "running").then_some(())
+            });
+        }
+    }
+
+    fn loopback(&self) {
         for line in [
             "link add eth0 type veth peer name eth1",
             "address add 192.0.2.10/24 dev eth0",
@@ -140,16 +207,38 @@ impl Machine {
             "link set eth1 up",
             "route add default via 192.0.2.1",
         ] {
-            let words: Vec<&str> = ["ip"].into_iter().chain(line.split(' ')).collect();
-            machine.ok(&words);
+            self.ip(line);
         }
-        if init == Init::Systemd {
-            until("systemd has started", || {
-                let state = machine.run(&["systemctl", "is-system-running", "--wait"]);
-                (text(&state.stdout).trim() == "running").then_some(())
-            });
+    }
+
+    fn link(&self) {
+        let Some(uplink) = self.uplink else {
+            return;
+        };
+        let (host, own) = (uplink.host.to_string(), self.first);
+        // A machine's own address stays when it starts anew; neighbours remember it.
+        let make = format!(
+            "ip link add vm0 type veth peer name mesh1 address 02:00:5e:00:53:0a netns {own} && \
+             ip link set vm0 master mesh0 up"
+        );
+        let output = Command::new("nsenter")
+            .args(["--target", &host, "--net", "sh", "-c", &make])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        self.ip("link set mesh1 up");
+        for address in uplink.addresses {
+            self.ip(&format!("address add {address} dev mesh1 nodad"));
         }
-        machine
+        for route in ["default via 10.213.0.1", "default via fd6d:6573:68d5::1"] {
+            let family = if route.contains("::") { "-6" } else { "-4" };
+            self.ip(&format!("{family} route replace {route}"));
+        }
+    }
+
+    fn ip(&self, line: &str) {
+        let words: Vec<&str> = ["ip"].into_iter().chain(line.split(' ')).collect();
+        self.ok(&words);
     }
 
     /// Waits until process 1 is what it is to be.
@@ -158,13 +247,17 @@ impl Machine {
             Init::Systemd => "systemd",
             Init::Nothing => "sleep",
         };
-        let children = format!("/proc/{0}/task/{0}/children", self.outside.id());
+        let child = |of: u32| -> Option<u32> {
+            let children = format!("/proc/{of}/task/{of}/children");
+            let text = fs::read_to_string(children).unwrap_or_default();
+            text.split_whitespace().next()?.parse().ok()
+        };
         until("process 1 is there", || {
             if let Some(status) = self.outside.try_wait().unwrap() {
                 panic!("the machine did not start: {status}");
             }
-            let text = fs::read_to_string(&children).unwrap_or_default();
-            let first: u32 = text.split_whitespace().next()?.parse().ok()?;
+            // The shell that boots it, its `unshare`, and then process 1.
+            let first = child(child(child(self.outside.id())?)?)?;
             let name = fs::read_to_string(format!("/proc/{first}/comm"));
             name.is_ok_and(|name| name.trim() == wanted)
                 .then_some(first)
@@ -253,6 +346,8 @@ impl Machine {
         let upper = Path::new(&upper).join(layers).join("upper");
         let mut changes = BTreeSet::new();
         collect(&upper, Path::new(""), &mut changes);
+        // Each boot's systemd has directories of its own for what its services keep a while.
+        changes.retain(|path| !path.to_string_lossy().contains("systemd-private-"));
         changes
     }
 

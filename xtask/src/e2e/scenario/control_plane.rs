@@ -12,20 +12,21 @@ use serde_json::Value;
 use super::deploy::INSTANCES;
 use super::{proxy, redirect};
 
+use crate::Ground;
+use crate::e2e::nomad;
 use crate::e2e::world::{Step, World, ensure, eventually};
 
-/// The four roles, each a unit of its own.
-const ROLES: [&str; 4] = ["api", "ca", "pilot", "mixer"];
 /// How long the load goes on after an event.
 const AFTERMATH: Duration = Duration::from_secs(10);
 
-/// Starts the four roles as four processes and waits until they are ready.
+/// Starts the four roles and waits until they are ready.
 pub(crate) async fn comes_up(world: &World) -> bool {
     let result = up(world).await;
-    world.record(
-        "the control plane is ready: four roles, four processes",
-        result,
-    )
+    let promise = match world.roles().len() {
+        1 => "the control plane is ready: four roles in one job",
+        _ => "the control plane is ready: four roles, four processes",
+    };
+    world.record(promise, result)
 }
 
 /// What happens when parts of it are not there, one after the other under one load.
@@ -33,34 +34,47 @@ pub(crate) async fn rows(world: &World) {
     let events = async {
         (
             killed_alone(world).await,
-            redirect::tampered(world).await,
+            if world.ground() == Ground::Nomad {
+                redirect::emptied(world).await
+            } else {
+                redirect::tampered(world).await
+            },
             away(world).await,
         )
     };
     let (load, (killed, tampered, away)) = under_load(world, "events", events).await;
     let with_load = |result: Step<String>| Ok(format!("{}; {}", result?, load.clone()?));
     world.record(
-        "each role killed alone under load, the Mixer too: no failed request",
+        match world.roles().len() {
+            1 => "the control plane killed under load: no failed request",
+            _ => "each role killed alone under load, the Mixer too: no failed request",
+        },
         with_load(killed),
     );
     world.record(
-        "a rule removed by hand is named within 5 s, and no plaintext leaves meanwhile",
+        match world.ground() {
+            Ground::Nomad => "rules removed by hand: no plaintext leaves meanwhile",
+            _ => "a rule removed by hand is named within 5 s, and no plaintext leaves meanwhile",
+        },
         tampered,
     );
     world.record(
-        "control plane away under load, an agent late in coming back: no failed request, nothing resent",
+        match world.ground() {
+            Ground::Nomad => {
+                "control plane away under load, an agent late in coming back: no failed request, only what moved is resent"
+            }
+            _ => {
+                "control plane away under load, an agent late in coming back: no failed request, nothing resent"
+            }
+        },
         with_load(away),
     );
 }
 
 async fn up(world: &World) -> Step<String> {
-    // Short, so that a renewal falls into the scenario: at half of its life, give or take a tenth.
-    // Long enough for the time that the CA is away and an agent stands still.
-    world
-        .mesh(&[world.up(), &["--certificate-ttl", "30"]].concat())
-        .await?;
+    world.install().await?;
     let mut pids = Vec::new();
-    for role in ROLES {
+    for role in world.roles().iter().copied() {
         pids.push(format!("{role} {}", pid_of(world, role).await?));
     }
     let readyz = || world.kubectl(&["get", "--raw", "/readyz"]);
@@ -103,6 +117,9 @@ pub(crate) fn unit<'a>(status: &'a Value, group: &str, unit: &str) -> Step<&'a V
 
 /// The process of a unit that is running.
 pub(crate) async fn pid(world: &World, group: &str, name: &str) -> Step<u64> {
+    if world.ground() == Ground::Nomad {
+        return nomad::pid(group, name).await;
+    }
     let status = world.mesh_json(&["status"]).await?;
     let unit = unit(&status, group, name)?;
     unit.get("pid")
@@ -119,24 +136,36 @@ async fn pid_of(world: &World, role: &'static str) -> Step<u64> {
 /// Kills each role as a crash would, and waits until its supervisor has started another that is ready.
 async fn killed_alone(world: &World) -> Step<String> {
     let mut evidence = Vec::new();
-    for role in ROLES {
+    let proxies = sent(world).await?.len();
+    for role in world.roles().iter().copied() {
         let old = pid_of(world, role).await?;
         signal(old, Signal::KILL)?;
-        let another = || async {
-            let status = world.mesh_json(&["status"]).await?;
-            let (group, name) = world.role(role);
-            let unit = unit(&status, group, name)?;
-            let new = unit.get("pid").and_then(Value::as_u64);
-            let ready = unit.get("ready").and_then(Value::as_bool);
-            ensure(new != Some(old) && ready == Some(true), || {
-                format!("{role} was {old}: {unit}")
-            })?;
-            new.ok_or_else(|| format!("{role} has no process"))
-        };
+        let another = || another(world, role, old);
         let (new, _) = eventually(Duration::from_secs(20), another).await?;
         evidence.push(format!("{role} was {old}, is {new}"));
     }
+    returned(world, proxies).await?;
     Ok(evidence.join(", "))
+}
+
+/// The process of a role that is ready and not `old`.
+async fn another(world: &World, role: &'static str, old: u64) -> Step<u64> {
+    if world.ground() == Ground::Nomad {
+        let new = pid_of(world, role).await?;
+        ensure(new != old, || format!("{role} is still {old}"))?;
+        // Pilot comes last.
+        world.mesh(&["proxy-status"]).await?;
+        return Ok(new);
+    }
+    let status = world.mesh_json(&["status"]).await?;
+    let (group, name) = world.role(role);
+    let unit = unit(&status, group, name)?;
+    let new = unit.get("pid").and_then(Value::as_u64);
+    let ready = unit.get("ready").and_then(Value::as_bool);
+    ensure(new != Some(old) && ready == Some(true), || {
+        format!("{role} was {old}: {unit}")
+    })?;
+    new.ok_or_else(|| format!("{role} has no process"))
 }
 
 fn signal(pid: u64, signal: Signal) -> Step<()> {
@@ -151,8 +180,18 @@ pub(crate) async fn under_load<T>(
     name: &str,
     event: impl Future<Output = T>,
 ) -> (Step<String>, T) {
+    under_load_on(world, name, "details", event).await
+}
+
+/// The same with a load on another service.
+pub(crate) async fn under_load_on<T>(
+    world: &World,
+    name: &str,
+    service: &str,
+    event: impl Future<Output = T>,
+) -> (Step<String>, T) {
     let stop = world.home().join("control").join(format!("stop-{name}"));
-    let load = load_until("http://details:9080/only", &stop);
+    let load = load_until(&format!("http://{service}:9080/only"), &stop);
     let drive = async {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let result = event.await;
@@ -175,8 +214,8 @@ pub(crate) async fn under_load<T>(
     (verdict(), result)
 }
 
-/// A load on details that ends when `until` exists.
-fn load_until(url: &str, until: &Path) -> Load {
+/// A load that ends when `until` exists.
+pub(super) fn load_until(url: &str, until: &Path) -> Load {
     Load {
         call: Call::get(url),
         requests: None,
@@ -194,6 +233,8 @@ struct State {
     taken: Vec<(&'static str, u64)>,
 }
 
+/// Resources that tell where the control plane is: clusters and endpoints of its services.
+const MOVED: u64 = 6;
 /// Its agent comes back late; all requests of the load go to it.
 const LATE: &str = "details-v1";
 /// How late, after all others.
@@ -235,9 +276,9 @@ async fn sent(world: &World) -> Step<BTreeMap<String, u64>> {
 async fn away(world: &World) -> Step<String> {
     let before = State::look(world).await?;
     let proxies = before.sent.len();
-    for role in ROLES {
-        let (group, unit) = world.role(role);
-        world.mesh(&["stop", group, unit]).await?;
+    ensure(proxies > 1, || format!("Pilot has {proxies} proxies"))?;
+    for role in world.roles().iter().copied() {
+        world.stop_role(role).await?;
     }
     let envoy = proxy::process(world, RESTARTED).await?;
     signal(envoy, Signal::KILL)?;
@@ -255,9 +296,8 @@ async fn away(world: &World) -> Step<String> {
     let late = pid(world, LATE, "sidecar").await?;
     signal(late, Signal::STOP)?;
     let back = async {
-        for role in ROLES {
-            let (group, unit) = world.role(role);
-            world.mesh(&["start", group, unit]).await?;
+        for role in world.roles().iter().copied() {
+            world.start_role(role).await?;
         }
         returned(world, proxies - 1).await?;
         tokio::time::sleep(LATENESS).await;
@@ -273,6 +313,19 @@ async fn away(world: &World) -> Step<String> {
 
     let after = State::look(world).await?;
     let resent: u64 = after.sent.values().sum();
+    if world.ground() == Ground::Nomad {
+        // The control plane came back at other ports, which Nomad has picked: its own services.
+        let few = after.sent.values().all(|sent| *sent <= MOVED);
+        ensure(few, || {
+            format!("resources resent after the return: {:?}", after.sent)
+        })?;
+        return Ok(format!(
+            "Envoy of {RESTARTED} killed meanwhile: {envoy}, then {now}, routing again after {} ms; {} proxies back, {LATE} {} s after them; {resent} resources sent, at most {MOVED} to a proxy",
+            took.as_millis(),
+            proxies - 1,
+            LATENESS.as_secs(),
+        ));
+    }
     ensure(resent == 0, || {
         format!("resources resent after the return: {:?}", after.sent)
     })?;

@@ -1,5 +1,7 @@
 //! The sample: deployed through sidecar injection, each application after its sidecar and rules.
 
+pub(super) mod nomad;
+
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -7,6 +9,7 @@ use mesh_tests::control::Command;
 use serde_json::Value;
 
 use super::control_plane::unit;
+use crate::Ground;
 use crate::e2e::world::{Step, World, ensure, eventually};
 
 /// One instance of the sample.
@@ -68,6 +71,12 @@ pub(crate) const INSTANCES: [Instance; 6] = [
 pub(crate) async fn sample(world: &World) -> bool {
     let (called, calling) = INSTANCES.split_at(INSTANCES.len() - 1);
     for together in [called, calling] {
+        if world.ground() == Ground::Nomad {
+            if let Err(why) = nomad::run(world, together).await {
+                return world.record("the sample is deployed with its sidecars", Err(why));
+            }
+            continue;
+        }
         let started = join_all(together.iter().map(|instance| start(world, instance))).await;
         for (instance, result) in together.iter().zip(started) {
             if let Err(why) = result {
@@ -100,15 +109,7 @@ async fn start(world: &World, instance: &Instance) -> Step<()> {
     let label = format!("version={version}");
     let app = format!("app={service}");
     let marker = format!("meshed-{name}-secret");
-    // Its own service: known as soon as its own sidecar is.
-    let first = format!(
-        "http://{}:9080/only/first-{name}",
-        if *service == "productpage" {
-            "details"
-        } else {
-            service
-        }
-    );
+    let first = first_url(instance);
     let mut arguments = vec![
         "run",
         "--detach",
@@ -158,8 +159,27 @@ async fn start(world: &World, instance: &Instance) -> Step<()> {
     .map(drop)
 }
 
+/// What an instance calls first. Its own service, known as soon as its own sidecar is, unless it calls
+/// others.
+fn first_url(instance: &Instance) -> String {
+    let Instance { name, service, .. } = instance;
+    let called = match *service {
+        "productpage" => "details",
+        service => service,
+    };
+    format!("http://{called}:9080/only/first-{name}")
+}
+
+/// Redis as a job of Nomad's.
+pub(super) async fn run_redis_on_nomad(world: &World, command: &[&str]) -> Step<()> {
+    nomad::run_redis(world, command).await
+}
+
 /// Start times as the engine recorded them.
 async fn order(world: &World) -> Step<String> {
+    if world.ground() == Ground::Nomad {
+        return nomad::order(world).await;
+    }
     let status = world.mesh_json(&["status"]).await?;
     let mut evidence = Vec::new();
     for Instance { name, .. } in &INSTANCES {
@@ -208,7 +228,7 @@ async fn first_call(world: &World) -> Step<String> {
     })?;
     let path = "/only/first-productpage-v1";
     let (line, _) = eventually(Duration::from_secs(5), || async {
-        let log = world.mesh(&["logs", name, "sidecar"]).await?;
+        let log = world.sidecar_log(name).await?;
         let line = log
             .lines()
             .find(|line| line.contains(path))

@@ -86,9 +86,12 @@ async fn authorization(world: &World) -> Step<String> {
 async fn rbac(world: &World) -> Step<String> {
     apply(world, "read-only.yaml").await?;
     let file = world.home().join("reader.kubeconfig").display().to_string();
+    let authority = world.authority().display().to_string();
     world
         .mesh(&[
             "kubeconfig",
+            "--home",
+            &authority,
             "--user",
             "reader",
             "--group",

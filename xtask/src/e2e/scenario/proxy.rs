@@ -1,5 +1,6 @@
 //! What a sidecar's Envoy says of itself, past its agent and past Pilot.
 
+use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -7,10 +8,16 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
 use super::control_plane::pid;
+use crate::Ground;
+use crate::e2e::nomad;
 use crate::e2e::world::{Step, World, ensure};
 
 /// The process of a sidecar's Envoy: the agent's child, whichever of its threads started it.
 pub(crate) async fn process(world: &World, group: &str) -> Step<u64> {
+    if world.ground() == Ground::Nomad {
+        let allocation = nomad::instance(group).await?;
+        return allocation.process("mesh-proxy", "envoy");
+    }
     let agent = pid(world, group, "sidecar").await?;
     let tasks = std::fs::read_dir(format!("/proc/{agent}/task"));
     let tasks = tasks.map_err(|error| error.to_string())?;
@@ -55,7 +62,10 @@ pub(crate) async fn updates(world: &World, group: &str) -> Step<u64> {
 /// Asks the admin interface, a file socket in the sidecar's own directory.
 async fn ask(world: &World, group: &str, path: &str) -> Step<String> {
     let failed = |error: std::io::Error| format!("Envoy of {group}, {path}: {error}");
-    let socket = directory(world, group).await?.join("admin.sock");
+    let directory = directory(world, group).await?;
+    // Where it is may be longer than the name of a socket.
+    let directory = std::fs::File::open(directory).map_err(failed)?;
+    let socket = format!("/proc/self/fd/{}/admin.sock", directory.as_raw_fd());
     let mut stream = UnixStream::connect(&socket).await.map_err(failed)?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.map_err(failed)?;
@@ -88,6 +98,9 @@ fn unchunked(body: &str) -> String {
 
 /// The sidecar's own directory, as its agent was told.
 async fn directory(world: &World, group: &str) -> Step<PathBuf> {
+    if world.ground() == Ground::Nomad {
+        return nomad::instance(group).await?.sidecar_directory();
+    }
     let agent = pid(world, group, "sidecar").await?;
     let arguments = std::fs::read_to_string(format!("/proc/{agent}/cmdline"));
     let arguments = arguments.map_err(|error| error.to_string())?;

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::process::Command as Process;
 
+use super::control_plane::pid;
 use crate::e2e::world::{Step, World, ensure, eventually};
 
 /// The instance whose rules are tampered with; nothing else depends on it.
@@ -61,6 +62,47 @@ pub(crate) async fn tampered(world: &World) -> Step<String> {
         first.by.join(", "),
         first.drift.first().map_or("", String::as_str),
     ))
+}
+
+/// Where a plugin sets the rules and nobody watches them: the chain that captures is emptied, and
+/// what the guard holds is held.
+pub(crate) async fn emptied(world: &World) -> Step<String> {
+    let outside = world.outside().await?;
+    answered(world, &outside, "before").await?;
+    let pid = pid(world, VICTIM, "sidecar").await?;
+    let netns = format!("/proc/{pid}/ns/net");
+    let before = ruleset(&netns).await?;
+    nft(&netns, &["flush", "chain", "inet", "mesh_mesh", "nat_out"]).await?;
+    let held = refused(world, &outside).await;
+    // The control: without the guard the same calls do leave.
+    nft(&netns, &["delete", "table", "inet", "mesh_mesh.guard"]).await?;
+    let open = answered(world, &outside, "without the guard").await;
+    restore(&netns, &before).await?;
+    held?;
+    open?;
+    let after = world
+        .call(VICTIM, Call::get("http://ratings:9080/only"))
+        .await?;
+    ensure(after.status == 200, || format!("after: {after:?}"))?;
+    Ok("calls to a plaintext server: 200 through the sidecar, refused by the guard with the capturing chain emptied, 200 without the guard, meshed again with the rules put back".to_owned())
+}
+
+/// The rules of a network namespace, as `nft` reads them.
+async fn ruleset(netns: &str) -> Step<String> {
+    let output = Process::new("nsenter")
+        .arg(format!("--net={netns}"))
+        .args(["nft", "list", "ruleset"])
+        .output()
+        .await
+        .map_err(|error| error.to_string())?;
+    ensure(output.status.success(), || "nft lists no rules".to_owned())?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Puts them back.
+async fn restore(netns: &str, ruleset: &str) -> Step<()> {
+    nft(netns, &["flush", "ruleset"]).await?;
+    nft(netns, &[ruleset]).await
 }
 
 /// The rules are intact again and `mesh status` tells of a repair of `what`.

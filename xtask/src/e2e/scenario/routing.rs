@@ -6,6 +6,8 @@ use mesh_tests::call::{Call, Load, Outcome};
 use mesh_tests::control::Command;
 use serde_json::Value;
 
+use super::deploy;
+use crate::Ground;
 use crate::e2e::world::{Step, World, ensure, eventually};
 
 const CLIENT: &str = "productpage-v1";
@@ -247,6 +249,56 @@ async fn patience(world: &World) -> Step<String> {
 /// A real server behind a TCP service: a value written through the mesh is read back from it.
 async fn redis(world: &World) -> Step<String> {
     let server = world.bin("redis-server").display().to_string();
+    let command = [
+        &server,
+        "--port",
+        "6379",
+        "--bind",
+        "0.0.0.0",
+        "::",
+        "--protected-mode",
+        "no",
+        "--save",
+        "",
+        "--dir",
+        "/tmp",
+    ];
+    if world.ground() == Ground::Nomad {
+        deploy::run_redis_on_nomad(world, &command).await?;
+    } else {
+        run_redis(world, &command).await?;
+    }
+    let say = |text: &str| Command::Tcp {
+        address: "redis:6379".to_owned(),
+        send: text.to_owned(),
+    };
+    let pong = || async {
+        let answer = world.tell(CLIENT, &say("PING\r\n")).await?;
+        ensure(answer.as_str() == Some("+PONG\r\n"), || {
+            format!("PING: {answer}")
+        })
+    };
+    eventually(SOON, pong).await?;
+    let set = world.tell(CLIENT, &say("SET promise kept\r\n")).await?;
+    let got = world.tell(CLIENT, &say("GET promise\r\n")).await?;
+    ensure(got.as_str() == Some("$4\r\nkept\r\n"), || {
+        format!("SET: {set}, GET: {got}")
+    })?;
+    let log = || async {
+        let log = world.sidecar_log("redis").await?;
+        let line = log
+            .lines()
+            .find(|line| line.contains("sa/productpage") && !line.contains("received=0 "))
+            .map(str::to_owned);
+        line.ok_or_else(|| "the sidecar of Redis logged no connection of productpage".to_owned())
+    };
+    let (line, _) = eventually(SOON, log).await?;
+    Ok(format!(
+        "PING, SET and GET answered; the sidecar of Redis logged: {line}"
+    ))
+}
+
+async fn run_redis(world: &World, command: &[&str]) -> Step<()> {
     let placed = world.placed();
     let mut arguments = vec![
         "run",
@@ -265,48 +317,7 @@ async fn redis(world: &World) -> Step<String> {
         "1000",
     ];
     arguments.extend(placed.iter().map(String::as_str));
-    arguments.extend([
-        "--",
-        &server,
-        "--port",
-        "6379",
-        "--bind",
-        "0.0.0.0",
-        "::",
-        "--protected-mode",
-        "no",
-        "--save",
-        "",
-        "--dir",
-        "/tmp",
-    ]);
-    world.mesh(&arguments).await?;
-    let say = |text: &str| Command::Tcp {
-        address: "redis:6379".to_owned(),
-        send: text.to_owned(),
-    };
-    let pong = || async {
-        let answer = world.tell(CLIENT, &say("PING\r\n")).await?;
-        ensure(answer.as_str() == Some("+PONG\r\n"), || {
-            format!("PING: {answer}")
-        })
-    };
-    eventually(SOON, pong).await?;
-    let set = world.tell(CLIENT, &say("SET promise kept\r\n")).await?;
-    let got = world.tell(CLIENT, &say("GET promise\r\n")).await?;
-    ensure(got.as_str() == Some("$4\r\nkept\r\n"), || {
-        format!("SET: {set}, GET: {got}")
-    })?;
-    let log = || async {
-        let log = world.mesh(&["logs", "redis", "sidecar"]).await?;
-        let line = log
-            .lines()
-            .find(|line| line.contains("sa/productpage") && !line.contains("received=0 "))
-            .map(str::to_owned);
-        line.ok_or_else(|| "the sidecar of Redis logged no connection of productpage".to_owned())
-    };
-    let (line, _) = eventually(SOON, log).await?;
-    Ok(format!(
-        "PING, SET and GET answered; the sidecar of Redis logged: {line}"
-    ))
+    arguments.push("--");
+    arguments.extend(command);
+    world.mesh(&arguments).await.map(drop)
 }
