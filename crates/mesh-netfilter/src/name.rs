@@ -37,6 +37,14 @@ impl InstanceName {
         format!("mesh_{}", self.0)
     }
 
+    /// Both tables of a plan, in the order in which they are to be deleted.
+    ///
+    /// A chain that is deleted keeps its rules until its hook is gone, and hooks go one after the
+    /// other: a guard that outlived the redirections would refuse what it takes to have escaped.
+    pub(crate) fn tables(&self) -> [String; 2] {
+        [self.guard_table(), self.table()]
+    }
+
     /// The instance to which a table of ours belongs, by its name.
     #[cfg(feature = "apply")]
     pub(crate) fn of_table(table: &str) -> Option<Self> {

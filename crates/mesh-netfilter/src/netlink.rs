@@ -17,8 +17,8 @@ pub(crate) use self::batch::replacement;
 #[cfg(feature = "apply")]
 pub(crate) use self::batch::{
     Batch, Message, NFNL_SUBSYS_CTNETLINK, NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6,
-    NFPROTO_UNSPEC, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Object, creation, message, nft, programs,
-    rehearsal, removal, table_addition, table_removal,
+    NFPROTO_UNSPEC, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Object, creation, guard_release, message,
+    nft, programs, rehearsal, removal, table_addition, table_removal,
 };
 pub(crate) use self::expression::{SetReference, write_expression};
 #[cfg(feature = "apply")]

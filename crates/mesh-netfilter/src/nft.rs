@@ -47,7 +47,7 @@ impl fmt::Display for Script<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let about = bytecode::about(self.0);
         // Creating a table that exists does nothing, and deleting one that does not is an error.
-        for name in [self.0.instance().table(), self.0.instance().guard_table()] {
+        for name in self.0.instance().tables() {
             writeln!(f, "add table inet {name}")?;
             writeln!(f, "delete table inet {name}")?;
         }

@@ -8,7 +8,7 @@ use super::unconfirmed::all_names;
 use super::{ATTEMPTS, Applied, EngineError, Removed};
 use crate::bytecode;
 use crate::listing::Listing;
-use crate::netlink::{creation, rehearsal, removal, replacement, update};
+use crate::netlink::{creation, guard_release, rehearsal, removal, replacement, update};
 use crate::{Backend, Facts, Hazard, InstanceName, Plan, Policy};
 
 /// The way into the kernel of one engine.
@@ -154,8 +154,13 @@ impl Driver {
     ) -> Result<Removed, EngineError> {
         match self {
             Self::Netlink => {
-                if read(socket, instance)?.listing.tables.is_empty() {
+                let tables = read(socket, instance)?.listing.tables;
+                if tables.is_empty() {
                     return Ok(Removed::Absent);
+                }
+                let guard = instance.guard_table();
+                if tables.iter().any(|table| table.name == guard) {
+                    socket.commit(&guard_release(instance))?;
                 }
                 socket.commit(&removal(instance))?;
                 Ok(Removed::Removed)

@@ -109,7 +109,7 @@ impl Engine {
         }
         self.namespace.enter(|| {
             let socket = Socket::open()?;
-            let mut now = read_tables(&socket, &current_names(instance))?;
+            let mut now = read_tables(&socket, &instance.tables())?;
             let Some(left) = remaining(&now) else {
                 return Ok(Confirmed::NothingToConfirm);
             };
@@ -175,7 +175,7 @@ pub(super) fn forget_prior(socket: &Socket, instance: &InstanceName) -> Result<(
 /// The rules that are in force if nobody confirms: those of before an unconfirmed change, else
 /// those that are there.
 fn prior(socket: &Socket, instance: &InstanceName) -> Result<Program, EngineError> {
-    let now = read_tables(socket, &current_names(instance))?;
+    let now = read_tables(socket, &instance.tables())?;
     let mut prior = match remaining(&now) {
         None => now,
         Some(_) => read_tables(socket, &prior_names(instance))?,
@@ -229,16 +229,12 @@ fn is_head(rule: &ProgramRule) -> bool {
     rule.comment.as_deref() == Some(COMMENT)
 }
 
-fn current_names(instance: &InstanceName) -> [String; 2] {
-    [instance.table(), instance.guard_table()]
-}
-
 fn prior_names(instance: &InstanceName) -> [String; 2] {
-    current_names(instance).map(|name| name + SUFFIX)
+    instance.tables().map(|name| name + SUFFIX)
 }
 
 /// Every table that an instance may have.
 pub(super) fn all_names(instance: &InstanceName) -> Vec<String> {
-    let current = current_names(instance).into_iter();
+    let current = instance.tables().into_iter();
     current.chain(prior_names(instance)).collect()
 }

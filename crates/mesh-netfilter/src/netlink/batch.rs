@@ -155,6 +155,20 @@ pub(crate) fn removal(instance: &InstanceName) -> Batch {
     batch.end()
 }
 
+/// The transaction that takes the rules out of the guard that `instance` has.
+///
+/// To be committed before [`removal`]: a packet that is on its way through the hooks while both
+/// tables go could otherwise meet the guard alone. Rules, unlike chains, go all at one moment.
+#[cfg(feature = "apply")]
+pub(crate) fn guard_release(instance: &InstanceName) -> Batch {
+    let mut batch = Batch::begin();
+    let table = instance.guard_table();
+    batch.nft(nft::DELRULE, 0, Object::Table(table.clone()), |to| {
+        to.text(NFTA_RULE_TABLE, &table);
+    });
+    batch.end()
+}
+
 /// A transaction that would put `plan` where nothing is, and has no end: the kernel checks it all
 /// and does nothing.
 #[cfg(feature = "apply")]
@@ -367,7 +381,7 @@ impl Batch {
     /// Creating a table that exists does nothing, and deleting one that does not is an error; so
     /// each is created before it is deleted.
     fn remove_tables(&mut self, instance: &InstanceName) {
-        for name in [instance.table(), instance.guard_table()] {
+        for name in instance.tables() {
             self.remove_table(&name);
         }
     }
