@@ -5,6 +5,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
+
 /// Writes a file (0600) in place of what was there; directories above it are made (0700).
 ///
 /// Blocks on the file system. A file that holds this already stays as it is.
@@ -39,6 +41,17 @@ pub(crate) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     match path.parent() {
         Some(parent) => File::open(parent)?.sync_all(),
         None => Ok(()),
+    }
+}
+
+/// Reads what [`write`] wrote as JSON; none if there is no file.
+///
+/// Blocks on the file system.
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -182,18 +182,11 @@ impl FilesError {
 
 /// What an earlier call wrote, if there was one.
 fn read_list(path: &Path) -> Result<Option<BTreeSet<PathBuf>>, FilesError> {
-    let failed = |source| FilesError::File {
+    keep::read(path).map_err(|source| FilesError::File {
         action: "read",
         path: path.to_owned(),
         source,
-    };
-    match std::fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text)
-            .map(Some)
-            .map_err(|error| failed(error.into())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(failed(error)),
-    }
+    })
 }
 
 /// The list first grows, then the files are written, then what is gone is removed: whenever this

@@ -153,18 +153,11 @@ impl Following {
 }
 
 fn read(path: &Path) -> Result<Option<Instances>, KeepError> {
-    let failed = |source| KeepError {
+    keep::read(path).map_err(|source| KeepError {
         action: "read",
         path: path.to_owned(),
         source,
-    };
-    match std::fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text)
-            .map(Some)
-            .map_err(|error| failed(error.into())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(failed(error)),
-    }
+    })
 }
 
 fn write(path: &Path, instances: &Instances) -> Result<(), KeepError> {
