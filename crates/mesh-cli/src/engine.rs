@@ -112,10 +112,7 @@ pub(crate) fn failed(error: &RuntimeError) -> Failure {
         }
         error => Failure::of(error),
     };
-    match error.hint() {
-        Some(hint) => failure.with_hint(hint),
-        None => failure,
-    }
+    failure.with_hint_of(error.hint())
 }
 
 /// This program: units of the mesh run it again.

@@ -72,6 +72,15 @@ impl Failure {
         self
     }
 
+    /// Says what to do about it, where an error knows.
+    #[must_use]
+    pub(crate) fn with_hint_of(self, hint: Option<&str>) -> Self {
+        match hint {
+            Some(hint) => self.with_hint(hint),
+            None => self,
+        }
+    }
+
     /// What to do about it.
     pub(crate) fn hint(&self) -> Option<&str> {
         self.hint.as_deref()

@@ -88,12 +88,9 @@ impl Programs {
             }
         };
         let spec = spec.map_err(|error| {
-            let failure = Failure::doing(format!("planning image {}", kind.name()), &error);
-            match error.hint() {
-                Some(hint) => failure.with_hint(hint),
-                None => failure,
-            }
-            .with_code(UNSUPPORTED)
+            Failure::doing(format!("planning image {}", kind.name()), &error)
+                .with_hint_of(error.hint())
+                .with_code(UNSUPPORTED)
         })?;
         Ok(Plan { spec, programs })
     }

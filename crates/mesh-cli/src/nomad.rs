@@ -62,11 +62,7 @@ pub(crate) async fn bring_files(
                 warn!(path, error, retry_in = ?PAUSE, "waiting for the files of Nomad's variable");
             }
             Err(error) => {
-                let failure = Failure::of(&error);
-                return Err(match error.hint() {
-                    Some(hint) => failure.with_hint(hint),
-                    None => failure,
-                });
+                return Err(Failure::of(&error).with_hint_of(error.hint()));
             }
         }
         tokio::select! {

@@ -76,10 +76,7 @@ fn refused(error: &AgentError) -> Failure {
         AgentError::Config(_) => Failure::usage(error.to_string()),
         _ => Failure::of(error),
     };
-    match error.hint() {
-        Some(hint) => failure.with_hint(hint),
-        None => failure,
-    }
+    failure.with_hint_of(error.hint())
 }
 
 /// Reads the file; all that is wrong with it is told at once.

@@ -70,13 +70,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     } else {
         let injected = hcl::inject(&text, &options).map_err(|error| match &error {
             HclError::Refused(refusals) => refused(refusals),
-            other => {
-                let failure = Failure::usage(format!("{name}: {other}"));
-                match other.hint() {
-                    Some(hint) => failure.with_hint(hint),
-                    None => failure,
-                }
-            }
+            other => Failure::usage(format!("{name}: {other}")).with_hint_of(other.hint()),
         })?;
         tell(&injected.report);
         print!("{}", injected.text);

@@ -48,11 +48,7 @@ pub(crate) async fn run(command: Command) -> Outcome {
 
 /// A failed request to Nomad, with what to do about it.
 fn failed(what: impl std::fmt::Display, error: &Error) -> Failure {
-    let failure = Failure::doing(what, error);
-    match error.hint() {
-        Some(hint) => failure.with_hint(hint),
-        None => failure,
-    }
+    Failure::doing(what, error).with_hint_of(error.hint())
 }
 
 /// How to reach the cluster, as Nomad's own variables say.

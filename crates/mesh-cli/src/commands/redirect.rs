@@ -214,10 +214,7 @@ pub(in crate::commands) fn failure(error: &EngineError) -> Failure {
         error if error.is_unsupported() => Failure::of(error).with_code(UNSUPPORTED),
         error => Failure::of(error),
     };
-    match error.hint() {
-        Some(hint) => failure.with_hint(hint),
-        None => failure,
-    }
+    failure.with_hint_of(error.hint())
 }
 
 #[cfg(test)]

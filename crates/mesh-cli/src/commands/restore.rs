@@ -32,13 +32,7 @@ pub(crate) async fn run(args: &Args) -> Outcome {
         Backup::parse(&text).map_err(|problems| Failure::usage(format!("{name}: {problems}")))?;
     let store = open(&args.store.config(&args.home.home))
         .await
-        .map_err(|error| {
-            let failure = Failure::doing("opening the store", &error);
-            match error.hint() {
-                Some(hint) => failure.with_hint(hint),
-                None => failure,
-            }
-        })?;
+        .map_err(|error| Failure::doing("opening the store", &error).with_hint_of(error.hint()))?;
     let restored = restore(store.as_ref(), &backup).await.map_err(|error| {
         use mesh_control::api::backup::RestoreError::NotEmpty;
         let failure = Failure::of(&error);

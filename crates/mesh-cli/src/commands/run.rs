@@ -158,10 +158,7 @@ pub(crate) fn not_enrolled(error: &EnrolError) -> Failure {
     }
     match source {
         RuntimeError::Differs { .. } => failure.with_code(REFUSED).with_hint(replace::HINT),
-        source => match source.hint() {
-            Some(hint) => failure.with_hint(hint),
-            None => failure,
-        },
+        source => failure.with_hint_of(source.hint()),
     }
 }
 

@@ -125,13 +125,7 @@ pub(crate) async fn run(args: &Args) -> Outcome {
             return Ok(());
         }
         let served = server::run(config, shutdown.clone()).await;
-        served.map_err(|error| {
-            let failure = Failure::of(&error);
-            match error.hint() {
-                Some(hint) => failure.with_hint(hint),
-                None => failure,
-            }
-        })
+        served.map_err(|error| Failure::of(&error).with_hint_of(error.hint()))
     };
     tokio::select! {
         ended = serving => ended?,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use mesh_nomad::check::{Cluster, EligibleNode, Finding, Severity, check, is_eligible, of_plan};
-use mesh_nomad::client::{Address, Client, Config, Error};
+use mesh_nomad::client::{Address, Client, Config};
 use mesh_nomad::inject::inject;
 use mesh_nomad::model::agent::Agent;
 use mesh_nomad::model::node::Node;
@@ -182,7 +182,7 @@ async fn namespace(
     name: &str,
 ) -> Result<Option<mesh_nomad::model::namespace::Namespace>, Failure> {
     match client.namespace(name).await {
-        Err(Error::Api(error)) if error.status == 404 => Ok(None),
+        Err(error) if error.is_not_found() => Ok(None),
         answer => answered("reading the job's namespace", answer).map(Some),
     }
 }
@@ -192,7 +192,7 @@ async fn jobs(client: &Client, namespace: &str) -> Result<Vec<Job>, Failure> {
     let listed = answered("listing the jobs", client.jobs(namespace).await)?.value;
     let read = listed.into_iter().map(|stub| async move {
         match client.job(namespace, stub.id.text()).await {
-            Err(Error::Api(error)) if error.status == 404 => Ok(None),
+            Err(error) if error.is_not_found() => Ok(None),
             answer => answered("reading a job", answer).map(Some),
         }
     });
