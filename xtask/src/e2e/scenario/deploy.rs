@@ -202,19 +202,26 @@ async fn order(world: &World) -> Step<String> {
         let sidecar = unit(&status, name, "sidecar")?;
         let (started, ready) = (time(sidecar, "started_at")?, time(sidecar, "ready_at")?);
         let app = time(unit(&status, name, "app")?, "started_at")?;
-        ensure(rules <= started && started <= ready && ready <= app, || {
-            format!("{name}: rules {rules}, sidecar {started}, live {ready}, application {app}")
-        })?;
-        evidence.push(format!(
-            "{name} +{:.0}/+{:.0}/+{:.0} ms",
-            (started - rules) * 1000.0,
-            (ready - rules) * 1000.0,
-            (app - rules) * 1000.0
-        ));
+        let took = in_order(name, [rules, started, ready, app])?;
+        evidence.push(format!("{name} {took}"));
     }
     Ok(format!(
         "sidecar start/live/application after the rules: {}",
         evidence.join(", ")
+    ))
+}
+
+/// That the rules were there before the sidecar, and the application after it was live; how long
+/// after the rules each came. Times are in seconds, in that order.
+fn in_order(name: &str, [rules, started, ready, app]: [f64; 4]) -> Step<String> {
+    ensure(rules <= started && started <= ready && ready <= app, || {
+        format!("{name}: rules {rules}, sidecar {started}, live {ready}, application {app}")
+    })?;
+    Ok(format!(
+        "+{:.0}/+{:.0}/+{:.0} ms",
+        (started - rules) * 1000.0,
+        (ready - rules) * 1000.0,
+        (app - rules) * 1000.0
     ))
 }
 

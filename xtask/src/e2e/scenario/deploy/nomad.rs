@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 
 use super::{INSTANCES, Instance, first_url};
 use crate::e2e::nomad::{Group, Job, Runs, Service, Task, instance};
-use crate::e2e::world::{Step, World, ensure};
+use crate::e2e::world::{Step, World};
 
 /// How an instance is run: each driver calls the other and is called by it.
 fn is_process(name: &str) -> bool {
@@ -114,20 +114,13 @@ pub(super) async fn order(world: &World) -> Step<String> {
         let started = allocation.event("mesh-proxy", "Started")?;
         let ready = allocation.event("mesh-ready", "Terminated")?;
         let app = allocation.event("app", "Started")?;
-        ensure(rules <= started && started <= ready && ready <= app, || {
-            format!("{name}: rules {rules}, sidecar {started}, live {ready}, application {app}")
-        })?;
-        evidence.push(format!(
-            "{name} ({}) +{:.0}/+{:.0}/+{:.0} ms",
-            if is_process(name) {
-                "raw_exec"
-            } else {
-                "docker"
-            },
-            (started - rules) * 1000.0,
-            (ready - rules) * 1000.0,
-            (app - rules) * 1000.0
-        ));
+        let took = super::in_order(name, [rules, started, ready, app])?;
+        let driver = if is_process(name) {
+            "raw_exec"
+        } else {
+            "docker"
+        };
+        evidence.push(format!("{name} ({driver}) {took}"));
     }
     Ok(format!(
         "sidecar start/live/application after `mesh-cni` had set the rules: {}",
