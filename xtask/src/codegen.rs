@@ -126,8 +126,9 @@ fn envoy_types(root: &Path) -> Result<PathBuf, Box<dyn Error>> {
         .current_dir(root)
         .output()?;
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-    metadata["packages"]
-        .as_array()
+    metadata
+        .get("packages")
+        .and_then(serde_json::Value::as_array)
         .into_iter()
         .flatten()
         .find(|package| package["name"] == "envoy-types")
