@@ -117,7 +117,8 @@ fn check(call: &Call, policy: &Policy) -> Result<(), CniError> {
 
 fn engine(call: &Call, policy: &Policy) -> Result<(Engine, Plan), CniError> {
     let netns = Netns::Path(call.netns.clone().into());
-    let engine = Engine::netlink(&netns).map_err(|error| {
+    let engine = Engine::netlink(&netns).and_then(Engine::move_in);
+    let engine = engine.map_err(|error| {
         let message = format!("the network namespace `{}` cannot be entered", call.netns);
         CniError::new(Code::UnknownContainer, message, chain(&error))
     })?;

@@ -193,6 +193,21 @@ impl Engine {
         })
     }
 
+    /// Moves the calling thread into the network namespace, for good, and works on it from then on.
+    ///
+    /// A thread takes longer to start than rules take to apply; a program that does nothing else
+    /// than this has no use for it. The engine is that thread's: on another it would work where
+    /// that one is.
+    ///
+    /// # Errors
+    /// [`EngineError::EnterNamespace`] if the thread may not; it is where it was then.
+    pub fn move_in(self) -> Result<Self, EngineError> {
+        Ok(Self {
+            namespace: self.namespace.move_in()?,
+            ..self
+        })
+    }
+
     /// The backend that it uses.
     pub fn backend(&self) -> Backend {
         self.driver.backend()

@@ -145,19 +145,31 @@ impl OpenNetns {
             let thread = std::thread::Builder::new()
                 .name("netns".to_owned())
                 .spawn_scoped(scope, || {
-                    let network = Some(LinkNameSpaceType::Network);
-                    move_into_link_name_space(file.as_fd(), network).map_err(|errno| {
-                        EngineError::EnterNamespace {
-                            netns: self.name.clone(),
-                            source: errno.into(),
-                        }
-                    })?;
+                    self.move_thread_to(file)?;
                     work()
                 })
                 .map_err(EngineError::Thread)?;
             thread
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Moves the calling thread into the namespace, which is the current one from then on.
+    pub(super) fn move_in(mut self) -> Result<Self, EngineError> {
+        if let Some(file) = self.file.take() {
+            self.move_thread_to(&file)?;
+        }
+        Ok(self)
+    }
+
+    fn move_thread_to(&self, file: &File) -> Result<(), EngineError> {
+        let network = Some(LinkNameSpaceType::Network);
+        move_into_link_name_space(file.as_fd(), network).map_err(|errno| {
+            EngineError::EnterNamespace {
+                netns: self.name.clone(),
+                source: errno.into(),
+            }
         })
     }
 
