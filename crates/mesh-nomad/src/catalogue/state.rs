@@ -307,6 +307,10 @@ impl Catalogue {
 
     /// Finds the job of each dirty allocation, and has read what is not known.
     fn settle(&mut self) {
+        // What the first lists are about to say need not be read one by one.
+        if self.allocations.index() == 0 || self.jobs.index() == 0 {
+            return;
+        }
         let mut later = BTreeSet::new();
         let wanted = self.wanted.keys().filter_map(|id| self.placed.get(id));
         let mut asked: BTreeSet<Version> = wanted.map(version).collect();
