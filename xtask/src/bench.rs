@@ -64,7 +64,7 @@ const BENCHES: &[Bench] = &[
         package: "mesh-nomad",
         features: "hcl",
         needs: &[Need::Root, Need::Program("ip"), Need::Program("unshare")],
-        may_need: &["nomad"],
+        may_need: &["nomad", "envoy"],
         runs_mesh: true,
     },
     Bench {
@@ -113,8 +113,11 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<(), Failure> {
     };
     let benches: Vec<_> = BENCHES.iter().filter(is_wanted).collect();
     let mut tools = provision::programs(root);
-    let mut needs = benches.iter().flat_map(|bench| bench.needs);
-    if needs.any(|need| need.program() == Some("envoy")) {
+    let needs = |bench: &&Bench| {
+        let mut needed = bench.needs.iter().filter_map(Need::program);
+        needed.any(|program| program == "envoy") || bench.may_need.contains(&"envoy")
+    };
+    if benches.iter().any(needs) {
         tools.get_envoy(root);
     }
     let mut report = Report::default();

@@ -26,3 +26,8 @@ mod host;
 mod install;
 mod node;
 mod program;
+
+/// The binary under test.
+fn mesh() -> std::ffi::OsString {
+    program::MESH.into()
+}

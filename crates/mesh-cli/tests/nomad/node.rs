@@ -118,7 +118,7 @@ fn shape(directory: &Path, kind: Kind) -> Shape {
     run(Command::new("strip")
         .args(["-o"])
         .arg(directory.join("bin/mesh"))
-        .arg(env!("CARGO_BIN_EXE_mesh")));
+        .arg(crate::mesh()));
     for plugin in ["bridge", "firewall", "host-local", "loopback", "portmap"] {
         let found = plugins().join(plugin);
         fs::copy(&found, cni.join("bin").join(plugin)).unwrap();

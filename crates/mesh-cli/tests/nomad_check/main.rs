@@ -19,3 +19,8 @@ mod application;
 mod node;
 
 mod repair;
+
+/// The binary under test.
+fn mesh() -> std::ffi::OsString {
+    env!("CARGO_BIN_EXE_mesh").into()
+}

@@ -116,7 +116,8 @@ fn job(id: &str, services: &Value, task: &Value) -> Job {
     let mut task = task.clone();
     task["Name"] = json!("main");
     task["Resources"] = json!({ "CPU": 1, "MemoryMB": 10 });
-    task["LogConfig"] = json!({ "MaxFiles": 1, "MaxFileSizeMB": 1 });
+    // Each would have a process of its own that collects them.
+    task["LogConfig"] = json!({ "Disabled": true });
     serde_json::from_value(json!({
         "ID": id, "Name": id, "Type": "service", "Datacenters": ["*"],
         "TaskGroups": [{

@@ -272,6 +272,11 @@ impl Machine {
         options.open(self.path(name)).unwrap()
     }
 
+    /// The server's address.
+    pub(crate) fn address(&self) -> String {
+        format!("http://{SERVER}:4646")
+    }
+
     /// Waits until it has a leader, a keyring, and a node that is ready.
     pub(crate) async fn ready(&self) {
         until("the agent is ready", || async {

@@ -1,8 +1,8 @@
 //! What injection, the catalogue and the CNI plugin cost.
 //!
 //! `cargo xtask bench nomad`, or `cargo bench -p mesh-nomad --bench nomad`. The catalogue's part
-//! needs root and a `nomad` in `NOMAD_BIN`, the plugin's root and a `mesh` in `MESH_BIN`; what is
-//! not there is named and left out.
+//! needs root and a `nomad` in `NOMAD_BIN`, the plugin's root and a `mesh` in `MESH_BIN`, starting
+//! a job both, `ENVOY_BIN` and the standard CNI plugins; what is not there is named and left out.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that fails ends")]
 #![expect(clippy::panic, reason = "so does one that sees something wrong")]
@@ -14,6 +14,10 @@ mod catalogue;
 mod cni;
 #[expect(dead_code, reason = "tests use more of it")]
 mod machine;
+#[path = "../../../mesh-cli/tests/nomad/node.rs"]
+#[expect(dead_code, reason = "so do they of this")]
+mod node;
+mod start;
 
 use std::time::{Duration, Instant};
 
@@ -88,6 +92,11 @@ fn millis(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e5).round() / 100.0
 }
 
+/// The binary that is measured.
+fn mesh() -> std::ffi::OsString {
+    std::env::var_os("MESH_BIN").unwrap()
+}
+
 fn main() {
     // Under `cargo test --benches` too, where all that counts is that it works.
     let is_quick = !std::env::args().any(|argument| argument == "--bench");
@@ -113,5 +122,12 @@ fn main() {
     match std::env::var_os("NOMAD_BIN") {
         Some(_) if is_root && !is_quick => catalogue::measure_all(),
         _ => eprintln!("the catalogue is left out: it needs root, NOMAD_BIN and `--bench`"),
+    }
+    let has = |name| std::env::var_os(name).is_some();
+    match std::env::var_os("ENVOY_BIN") {
+        Some(envoy) if is_root && !is_quick && has("NOMAD_BIN") && has("MESH_BIN") => {
+            start::measure_all(envoy);
+        }
+        _ => eprintln!("the start of a job is left out: it needs ENVOY_BIN besides"),
     }
 }
