@@ -14,6 +14,7 @@ use clap::builder::PossibleValuesParser;
 use crate::Failure;
 use crate::cmd::Cmd;
 use crate::provision::{self, Tools};
+use crate::release;
 use crate::test::ring::Need;
 use measure::{Line, Report};
 
@@ -40,7 +41,7 @@ struct Bench {
     needs: &'static [Need],
     /// Programs without which it leaves something out, and says so.
     may_need: &'static [&'static str],
-    /// Whether it runs the `mesh` binary, which is built for it and named by `MESH_BIN`.
+    /// Whether it runs the `mesh` binary, which is built as it is released and named by `MESH_BIN`.
     runs_mesh: bool,
 }
 
@@ -162,9 +163,7 @@ impl Bench {
             }
         }
         if self.runs_mesh {
-            let build = Cmd::cargo(root).args(["build", "--release", "--package", "mesh-cli"]);
-            build.run()?;
-            cmd = cmd.env("MESH_BIN", root.join("target/release/mesh"));
+            cmd = cmd.env("MESH_BIN", release::build(root)?);
         }
         let mut lines = Vec::new();
         cmd.args(["--bench", self.name]).results(|line| {

@@ -1,11 +1,6 @@
 //! `cargo xtask dist`: the Debian package and the images, out of one binary and what that binary says
 //! about itself.
 //!
-//! The released program is linked statically, which costs 1 MB of 40: one file runs on every Linux of
-//! the architecture and is all that an image needs. Hosts are all that is looked up through the C
-//! library. Of its name service files and DNS are linked in; another module of `nsswitch.conf` is
-//! loaded only where the machine has the same C library, and passed over where it has none.
-//!
 //! The same commit gives the same bytes: times are the commit's, paths of this machine are mapped
 //! away, and compressed files carry neither name nor time.
 
@@ -19,6 +14,7 @@ use serde_json::Value;
 use crate::Failure;
 use crate::cmd::Cmd;
 use crate::provision;
+use crate::release::{self, PACKAGE};
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
@@ -41,8 +37,6 @@ pub(crate) struct Arguments {
 struct Source {
     /// The root of the workspace.
     root: PathBuf,
-    /// The platform that rustc builds for here.
-    host: String,
     /// What cargo says about every package.
     metadata: Value,
     /// The time that everything gets, in seconds since the Unix epoch.
@@ -58,8 +52,6 @@ struct Parts {
     etcd: PathBuf,
 }
 
-/// The package that has the program.
-const PACKAGE: &str = "mesh-cli";
 /// Where everything is laid out that the package is made from; its manifest names it too.
 const STAGE: &str = "target/dist/stage";
 
@@ -74,7 +66,7 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<(), Failure> {
     let built = if arguments.debug {
         source.build_debug()?
     } else {
-        source.build_release()?
+        release::build(root)?
     };
     // There is one stage, since the manifest names it: another run waits for it.
     fs::create_dir_all(root.join("target/dist"))?;
@@ -113,12 +105,7 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<(), Failure> {
 
 impl Source {
     fn read(root: &Path, version: Option<&str>) -> Result<Self, Failure> {
-        let about = Cmd::new("rustc", root).arg("-vV").read()?;
-        let host = about
-            .lines()
-            .find_map(|line| line.strip_prefix("host: "))
-            .ok_or("`rustc -vV` names no host")?
-            .to_owned();
+        let host = release::host(root)?;
         let text = Cmd::cargo(root)
             .args(["metadata", "--format-version=1", "--locked"])
             .args(["--filter-platform", &host])
@@ -132,7 +119,6 @@ impl Source {
         let version = version.or(own).ok_or("cargo knows no version")?.to_owned();
         Ok(Self {
             root: root.to_owned(),
-            host,
             time: time(root)?,
             version,
             metadata,
@@ -145,39 +131,6 @@ impl Source {
             .args(["build", "--package", PACKAGE, "--bins"])
             .run()?;
         Ok(self.root.join("target/debug/mesh"))
-    }
-
-    /// The program as it is released.
-    fn build_release(&self) -> Result<PathBuf, Failure> {
-        let mut maps = vec![(self.root.clone(), "/mesh")];
-        let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-        let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
-        maps.extend(home.map(|home| (home, "/cargo")));
-        let rust: Vec<String> = maps
-            .iter()
-            .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()))
-            .collect();
-        let c: Vec<String> = maps
-            .iter()
-            .map(|(from, to)| format!("-ffile-prefix-map={}={to}", from.display()))
-            .collect();
-        // With a platform named, the flags are the program's and not those of build scripts, which
-        // cannot be linked in this way.
-        let variable = self.host.replace('-', "_");
-        Cmd::cargo(&self.root)
-            .args(["build", "--release", "--locked", "--package", PACKAGE])
-            .args(["--bins", "--target", &self.host])
-            .env(
-                &format!("CARGO_TARGET_{}_RUSTFLAGS", variable.to_uppercase()),
-                format!("-C target-feature=+crt-static {}", rust.join(" ")),
-            )
-            .env(&format!("CFLAGS_{variable}"), c.join(" "))
-            .run()?;
-        Ok(self
-            .root
-            .join("target")
-            .join(&self.host)
-            .join("release/mesh"))
     }
 
     /// Lays out everything that the package's manifest names.

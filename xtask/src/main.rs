@@ -17,6 +17,7 @@ mod dist;
 #[cfg(feature = "e2e")]
 mod e2e;
 mod provision;
+mod release;
 mod test;
 mod tidy;
 
