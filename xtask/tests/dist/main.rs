@@ -241,6 +241,25 @@ fn roles_apart_find_each_other_with_the_settings_of_the_package() {
 }
 
 #[test]
+fn the_watch_of_containers_waits_for_a_daemon_and_ends_with_the_package() {
+    let machine = machine(Init::Systemd);
+    machine.ok(&["dpkg", "-i", NOW]);
+    machine.write(
+        "/etc/mesh/docker.env",
+        "DOCKER_HOST=unix:///run/nobody.sock\nMESH_DOCKER_OPTIONS=--timeout 5\n",
+    );
+    machine.ok(&["systemctl", "start", "mesh-docker"]);
+    let tried = "journalctl --unit=mesh-docker | grep --count /run/nobody.sock | grep -v '^[01]$'";
+    machine.eventually(&["bash", "-c", tried]);
+    let state = ["systemctl", "show", "--value", "--property=NRestarts"];
+    let restarts = machine.ok(&[&state[..], &["mesh-docker"]].concat());
+    assert_ne!(restarts.trim(), "0");
+    machine.ok(&["dpkg", "-r", "mesh"]);
+    let is_active = machine.run(&["systemctl", "is-active", "mesh-docker"]);
+    assert!(!is_active.status.success(), "{is_active:?}");
+}
+
+#[test]
 fn a_sidecar_is_ready_behind_its_rules_which_go_with_the_package() {
     let machine = machine(Init::Systemd);
     machine.ok(&["dpkg", "-i", NOW]);
