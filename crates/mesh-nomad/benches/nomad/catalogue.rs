@@ -117,7 +117,7 @@ fn job(id: &str, services: &Value, task: &Value) -> Job {
     task["Name"] = json!("main");
     task["Resources"] = json!({ "CPU": 1, "MemoryMB": 10 });
     // Each would have a process of its own that collects them.
-    task["LogConfig"] = json!({ "Disabled": true });
+    task["LogConfig"] = json!({ "Disabled": true, "MaxFiles": 1, "MaxFileSizeMB": 1 });
     serde_json::from_value(json!({
         "ID": id, "Name": id, "Type": "service", "Datacenters": ["*"],
         "TaskGroups": [{
