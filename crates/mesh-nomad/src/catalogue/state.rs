@@ -178,6 +178,9 @@ impl Catalogue {
                 self.take_allocation(id, allocation.as_deref(), now);
             }
             Input::Failed(read) => self.take_failure(&read, now),
+            // What changes while everything is read for the first time, the lists tell; a stream
+            // begins with what is long past.
+            Input::Events(_) | Input::StreamOpened if !self.is_whole => {}
             Input::Events(batch) => self.take_events(&batch),
             Input::StreamOpened => {
                 self.entries.values_mut().for_each(Entry::ask_again);
