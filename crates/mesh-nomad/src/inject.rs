@@ -47,6 +47,7 @@ use self::group::GroupPlan;
 pub(crate) use self::policy::compact as policy_text;
 pub use self::refusal::{Refusal, Refusals};
 pub use self::task::Driver;
+pub(crate) use self::task::{identity_for, sidecar_file};
 use crate::model::{Job, Object, TaskGroup};
 use crate::sidecar::Mode;
 
@@ -302,6 +303,6 @@ const READY: &str = "mesh-ready";
 const GUARD: &str = "mesh-guard";
 const CLEANUP: &str = "mesh-cleanup";
 /// Underscores only: Nomad does not clean labels in the names of all its variables.
-const HEALTH_LABEL: &str = "mesh_health";
+pub(crate) const HEALTH_LABEL: &str = "mesh_health";
 /// The key of the CNI arguments that is ours.
 const CNI_KEY: &str = crate::cni::CONFIG_KEY;

@@ -31,13 +31,13 @@ mod settings;
 
 pub use self::facts::Facts;
 pub use self::job::{
-    Component, Member, etcd_directory, node_check, node_removal, root_tags, roots_of,
-    with_root_tags,
+    Component, INGRESS_ACCOUNT, Member, etcd_directory, etcd_endpoints, node_check, node_removal,
+    restore_command, restore_job, root_tags, roots_of, with_root_tags,
 };
-pub use self::plan::{Plan, Step, is_our_policy, plan};
+pub use self::plan::{Plan, Step, is_our_namespace, is_our_policy, plan};
 pub use self::refusal::{Refusal, Refusals};
 pub use self::secret::{RECORD, VariableFiles, item_of, variable_path, variables};
-pub use self::settings::{CniNetwork, Counts, Delivery, Runner, Settings, Shape};
+pub use self::settings::{CniNetwork, Counts, Delivery, Ingress, Runner, Settings, Shape};
 
 use crate::model::Job;
 

@@ -51,13 +51,13 @@ pub struct Sidecar {
     ///
     /// Such a task is the only one of its group. It runs `mesh agent --nomad FILE` as 1337:1337 by
     /// `raw_exec` or `docker`, in the network `host`, with an identity `mesh` (audience `mesh-ca`,
-    /// in a file), a dynamic port `mesh_health` for the readiness check at `/ready`, and a static
+    /// in a file), dynamic ports `mesh_dns`, `mesh_metrics`, and `mesh_health` for the readiness check
+    /// at `/ready`, and a static
     /// port for each port of the `Gateway`s that select its labels, so that one such group fits on
-    /// a node. Ports below 1024 need the capability `NET_BIND_SERVICE` (`cap_add` does not give it
-    /// to a user but root: under `docker` and `raw_exec` start as root with
-    /// `setpriv --reuid 1337 --regid 1337 --clear-groups --ambient-caps +net_bind_service
-    /// --inh-caps +net_bind_service`, or lower `net.ipv4.ip_unprivileged_port_start` on the node).
-    /// The mode is `explicit`: nothing is redirected.
+    /// a node. Ports below 1024 need the capability `NET_BIND_SERVICE`, which `cap_add` gives to
+    /// root alone: started as root with `--as-proxy-user`, the agent goes on as 1337:1337 with that
+    /// capability and no other. What its services name is where callers outside find it, and
+    /// nothing that the mesh calls. The mode is `explicit`: nothing is redirected.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gateway: bool,
     /// Labels by which subsets and policies select it.
@@ -270,6 +270,14 @@ pub(crate) fn variable(label: &str) -> String {
     let clean = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
     label.chars().map(clean).collect()
 }
+
+/// The label of the port at which an agent answers DNS, where several share a network; the usual one
+/// else.
+pub const DNS_LABEL: &str = "mesh_dns";
+
+/// The label of the port at which Envoy tells its metrics, where several share a network; the usual
+/// one else.
+pub const METRICS_LABEL: &str = "mesh_metrics";
 
 /// Where the task of the proxy finds what it is told.
 pub(crate) const SIDECAR_FILE: &str = "local/mesh.json";

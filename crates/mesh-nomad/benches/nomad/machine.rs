@@ -272,11 +272,6 @@ impl Machine {
         options.open(self.path(name)).unwrap()
     }
 
-    /// The server's address.
-    pub(crate) fn address(&self) -> String {
-        format!("http://{SERVER}:4646")
-    }
-
     /// Waits until it has a leader, a keyring, and a node that is ready.
     pub(crate) async fn ready(&self) {
         until("the agent is ready", || async {
@@ -383,9 +378,13 @@ fn nomad() -> OsString {
     std::env::var_os("NOMAD_BIN").unwrap_or_else(|| OsString::from("nomad"))
 }
 
+/// Where the server's API is.
+pub(crate) fn api() -> String {
+    format!("http://{SERVER}:4646")
+}
+
 fn client_of() -> Client {
-    let address = format!("http://{SERVER}:4646");
-    Client::new(Config::new(address.parse().unwrap())).unwrap()
+    Client::new(Config::new(api().parse().unwrap())).unwrap()
 }
 
 /// Whether the server leads and has keys: before, it refuses clients that it knew.

@@ -7,7 +7,7 @@ use mesh_nomad::client::{Register, Stop};
 use mesh_nomad::model::{Job, JobDocument};
 use serde_json::{Value, json};
 
-use crate::machine::until;
+use crate::machine::{api, until};
 use crate::node::{Kind, Node, on_a_node};
 use crate::{measure, measure_against, quantile};
 
@@ -49,7 +49,7 @@ fn install(node: &Node) {
     let output = node
         .machine
         .command(&words)
-        .env("NOMAD_ADDR", node.machine.address())
+        .env("NOMAD_ADDR", api())
         .env("MESH_HOME", node.machine.path("home"))
         .output()
         .unwrap();

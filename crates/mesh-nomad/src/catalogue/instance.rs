@@ -10,7 +10,7 @@ use mesh_model::{
 
 use crate::identity::{self, Account};
 use crate::model::Job;
-use crate::model::allocation::{AllocatedPort, Allocation};
+use crate::model::allocation::{AllocatedPort, Allocation, TaskState};
 use crate::model::registration::Registration;
 use crate::model::reply::JobStub;
 use crate::sidecar::{PortRef, Sidecar, SidecarService, usual_number, variable};
@@ -29,6 +29,8 @@ pub struct Instance {
     pub health: Health,
     /// Whether Nomad wants it to end.
     pub is_leaving: bool,
+    /// Whether a task of it was ended to be started again, and was not yet.
+    pub is_restarting: bool,
     /// Its account, and whether its job asked for it: the word of whoever submitted the job, for
     /// the identity authority to judge. None if the job's ID is no name of an account, which is a
     /// problem only where there is a sidecar.
@@ -55,6 +57,8 @@ pub(super) struct Placed {
     pub(super) is_terminal: bool,
     pub(super) health: Health,
     pub(super) is_leaving: bool,
+    /// Unknown where it was read without its tasks, as lists are.
+    pub(super) is_restarting: Option<bool>,
     pub(super) ports: Vec<AllocatedPort>,
     pub(super) job_version: u64,
     /// What its job says, as it was when this was placed; unset until that is known. A change of
@@ -135,11 +139,27 @@ impl Placed {
             is_terminal: allocation.is_terminal(),
             health: health(allocation),
             is_leaving: allocation.desired_status.text() != "run",
+            is_restarting: allocation.task_states.get().map(is_restarting),
             ports: allocation.ports().to_vec(),
             job_version: allocation.job_version.value(),
             job: None,
         }
     }
+}
+
+/// Whether any of these tasks ended last, or was told to, and is to start again.
+fn is_restarting(tasks: &BTreeMap<String, TaskState>) -> bool {
+    let waits = |task: &TaskState| {
+        let events = task.events.items().iter().rev();
+        let mut kinds = events.map(|event| event.kind.text());
+        let last = kinds.find_map(|kind| match kind {
+            "Started" => Some(false),
+            "Restart Signaled" | "Killing" | "Killed" | "Terminated" | "Restarting" => Some(true),
+            _ => None,
+        });
+        task.state.text() != "dead" && last == Some(true)
+    };
+    tasks.values().any(waits)
 }
 
 /// What Nomad thinks of an allocation. One whose client is out of reach stays as it was: its tasks
@@ -216,6 +236,7 @@ pub(super) fn join<'a>(
         workload,
         health: placed.health,
         is_leaving: placed.is_leaving,
+        is_restarting: placed.is_restarting.unwrap_or_default(),
         account,
         allocation: id.to_owned(),
         job: says.origin.clone(),
@@ -307,8 +328,9 @@ impl Joined {
         let taken = allocated.and_then(inside).unwrap_or(target);
         let said = says.sidecar.as_deref();
         let said = said.and_then(|sidecar| told(sidecar, name, taken, port_label));
-        if port_label == SIDECAR_PORT {
-            // By this Nomad checks the proxy; nobody calls it.
+        let is_gateway = says.sidecar.as_deref().is_some_and(|it| it.gateway);
+        if port_label == SIDECAR_PORT || is_gateway {
+            // By this Nomad checks the proxy; nobody calls it. A gateway is for the outside.
             return;
         }
         // A proxy that calls come to without rules passes them on to the application.

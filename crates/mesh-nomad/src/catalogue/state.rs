@@ -498,6 +498,7 @@ impl Catalogue {
             }
             if known.create_index == new.create_index {
                 new.job = new.job.or(known.job);
+                new.is_restarting = new.is_restarting.or(known.is_restarting);
                 // Only what was asked for with its resources has ports.
                 if new.ports.is_empty() {
                     new.ports = known.ports;

@@ -51,6 +51,17 @@ impl Client {
         Ok(())
     }
 
+    /// Forgets one whose node is lost, which nobody else can remove; what it holds stays there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::fetch`].
+    pub async fn forget_host_volume(&self, namespace: &str, id: &str) -> Result<(), Error> {
+        let request = Request::delete(&["v1", "volume", "host", id]).query("force", true);
+        self.send(&request.namespace(namespace)).await?;
+        Ok(())
+    }
+
     /// Who claims which sticky volume.
     ///
     /// # Errors

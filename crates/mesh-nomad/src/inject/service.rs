@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use mesh_model::sidecar::READINESS_PORT;
+use mesh_model::sidecar::{FORWARD_PROXY_PORT, READINESS_PORT};
 use mesh_model::{Protocol, ServiceName};
 
 use super::refusal::Refusals;
 use super::{GroupPlan, HEALTH_LABEL, annotation};
 use crate::model::{Check, Field, Nanoseconds, Network, Port, Service, TaskGroup};
 use crate::sidecar::{
-    Mode, PortRef, Probe, ProbeKind, Sidecar, SidecarService, Upstream, variable,
+    DNS_LABEL, METRICS_LABEL, Mode, PortRef, Probe, ProbeKind, Sidecar, SidecarService, Upstream,
+    variable,
 };
 
 /// Services of a group as they are changed, and what the proxy is told of them.
@@ -371,9 +372,15 @@ impl GroupPlan<'_> {
                 (fixed("mesh_out", 15001), Fixed::Yes),
                 (fixed("mesh_in", 15006), Fixed::Yes),
             ],
-            Mode::HostUid => [HEALTH_LABEL, "mesh_out", "mesh_in"]
-                .map(|label| (named(label), Fixed::No))
-                .into(),
+            Mode::HostUid => [
+                HEALTH_LABEL,
+                "mesh_out",
+                "mesh_in",
+                DNS_LABEL,
+                METRICS_LABEL,
+            ]
+            .map(|label| (named(label), Fixed::No))
+            .into(),
             _ if self.has_namespace => {
                 let port = Port {
                     to: i64::from(READINESS_PORT).into(),
@@ -381,7 +388,14 @@ impl GroupPlan<'_> {
                 };
                 vec![(port, Fixed::No)]
             }
-            _ => vec![(named(HEALTH_LABEL), Fixed::No)],
+            // The forward proxy has one port on every loopback, and two proxies that shared it would
+            // answer for each other: it is taken on a node once.
+            _ => {
+                let dynamic = [HEALTH_LABEL, DNS_LABEL, METRICS_LABEL];
+                let mut ports: Vec<_> = dynamic.map(|it| (named(it), Fixed::No)).into();
+                ports.push((fixed("mesh_forward", FORWARD_PROXY_PORT), Fixed::Yes));
+                ports
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use crate::model::{
     Artifact, Field, Identity, Lifecycle, LogConfig, Nanoseconds, Resources, RestartPolicy, Task,
     Template,
 };
-use crate::sidecar::{Mode, SIDECAR_FILE};
+use crate::sidecar::{DNS_LABEL, Mode, SIDECAR_FILE};
 
 /// What runs the tasks that injection adds.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -91,9 +91,9 @@ impl GroupPlan<'_> {
             } else {
                 env.into()
             },
-            identity: identity(None),
-            identities: vec![identity(Some("mesh-ca")).into_option().unwrap_or_default()].into(),
-            templates: vec![file(SIDECAR_FILE, sidecar)].into(),
+            identity: identity().into(),
+            identities: vec![identity_for("mesh-ca")].into(),
+            templates: vec![sidecar_file(sidecar)].into(),
             resources: Resources {
                 cpu: self.annotations.proxy_cpu.unwrap_or(PROXY_CPU_MHZ).into(),
                 memory_mb: self
@@ -146,6 +146,7 @@ impl GroupPlan<'_> {
             for (flag, label) in [
                 ("--inbound-port", "mesh_in"),
                 ("--outbound-port", "mesh_out"),
+                ("--dns-to", DNS_LABEL),
             ] {
                 words.extend([flag.to_owned(), format!("${{NOMAD_PORT_{label}}}")]);
             }
@@ -277,24 +278,29 @@ fn instance() -> [String; 2] {
     ]
 }
 
-/// An identity: Nomad's own without an audience, else one for that.
-fn identity(audience: Option<&str>) -> Field<Identity> {
-    let identity = Identity {
+/// Nomad's own identity of the task.
+fn identity() -> Identity {
+    Identity {
         env: false.into(),
         file: true.into(),
         ..Identity::default()
-    };
-    match audience {
-        None => identity,
-        Some(audience) => Identity {
-            name: "mesh".into(),
-            audience: vec![audience.to_owned()].into(),
-            change_mode: "noop".into(),
-            ttl: Nanoseconds::seconds(3600).into(),
-            ..identity
-        },
     }
-    .into()
+}
+
+/// An identity for this audience, by which the agent proves itself.
+pub(crate) fn identity_for(audience: &str) -> Identity {
+    Identity {
+        name: "mesh".into(),
+        audience: vec![audience.to_owned()].into(),
+        change_mode: "noop".into(),
+        ttl: Nanoseconds::seconds(3600).into(),
+        ..identity()
+    }
+}
+
+/// The file in which a proxy finds what it is told.
+pub(crate) fn sidecar_file(sidecar: &str) -> Template {
+    file(SIDECAR_FILE, sidecar)
 }
 
 /// A file with this text as it is: the delimiters are in no JSON that we write.

@@ -17,7 +17,9 @@ pub struct Facts {
     pub nodes: Vec<Node>,
     /// The namespace of the control plane, if there is one.
     pub namespace: Option<Namespace>,
-    /// The jobs in that namespace.
+    /// The namespace of the gateways, if there is one.
+    pub ingress_namespace: Option<Namespace>,
+    /// The jobs in the namespace of the control plane, and that of the gateways in theirs.
     pub jobs: Vec<Job>,
     /// The policies of the cluster.
     pub policies: Vec<Policy>,

@@ -1,7 +1,9 @@
 //! The jobs of the control plane, each made from settings and where etcd is.
 
 mod etcd;
+mod ingress;
 mod node;
+mod restore;
 mod server;
 
 use std::collections::BTreeMap;
@@ -16,8 +18,10 @@ use crate::model::{
 };
 use crate::sidecar::ROOT_TAG;
 
-pub use self::etcd::directory as etcd_directory;
+pub use self::etcd::{directory as etcd_directory, endpoints as etcd_endpoints};
+pub use self::ingress::ACCOUNT as INGRESS_ACCOUNT;
 pub use self::node::{check as node_check, removal as node_removal};
+pub use self::restore::{command as restore_command, job as restore_job};
 
 /// A piece of the mesh that is a job.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -37,6 +41,8 @@ pub enum Component {
     Dev,
     /// Preparation of nodes.
     Node,
+    /// Gateways that let callers outside the mesh in.
+    Ingress,
 }
 
 /// A member of etcd: where one runs, it stays.
@@ -63,7 +69,7 @@ impl Component {
     pub const CLUSTER: [Self; 5] = [Self::Etcd, Self::Api, Self::Ca, Self::Pilot, Self::Mixer];
 
     /// All of them, in the order in which they start.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Etcd,
         Self::Api,
         Self::Ca,
@@ -71,6 +77,7 @@ impl Component {
         Self::Mixer,
         Self::Dev,
         Self::Node,
+        Self::Ingress,
     ];
 
     /// The job's ID.
@@ -83,6 +90,7 @@ impl Component {
             Self::Mixer => "mesh-mixer",
             Self::Dev => "mesh",
             Self::Node => "mesh-node",
+            Self::Ingress => "mesh-ingress",
         }
     }
 
@@ -116,6 +124,7 @@ impl Jobs<'_> {
             ],
         };
         jobs.extend(self.node());
+        jobs.extend(self.ingress());
         jobs
     }
 

@@ -1,10 +1,12 @@
 //! From settings and facts to the steps of an install, in their order.
 
+use std::collections::BTreeSet;
+
 use super::facts::Facts;
 use super::job::{Component, Jobs, Member, roots_of};
 use super::refusal::Refusals;
 use super::secret::{VariableFiles, item_of, variables};
-use super::settings::{Counts, Runner, Settings, Shape};
+use super::settings::{Counts, Ingress, Runner, Settings, Shape};
 use super::{OWNER, OWNER_KEY, is_ours};
 use crate::model::Job;
 use crate::model::acl::{JobAcl, Policy};
@@ -43,6 +45,8 @@ pub enum Step {
     Volume(HostVolume),
     /// Register a job if it is not so already, and wait for it.
     Job(Box<Job>),
+    /// End the job of a piece that is not wanted any more.
+    End(Component),
 }
 
 // === impl Step ===
@@ -62,6 +66,7 @@ impl Step {
                 )
             }
             Self::Job(job) => format!("job {}", job.id.text()),
+            Self::End(component) => format!("job {}", component.job_id()),
         }
     }
 }
@@ -74,7 +79,14 @@ impl Step {
 pub fn plan(settings: &Settings, facts: &Facts) -> Result<Plan, Refusals> {
     let mut refusals = Refusals::default();
     let mut steps = Vec::new();
-    namespace(settings, facts, &mut steps, &mut refusals);
+    let found = facts.namespace.as_ref();
+    steps.extend(namespace(
+        &settings.namespace,
+        "Control plane of the service mesh",
+        found,
+        &mut refusals,
+    ));
+    ingress(settings, facts, &mut steps, &mut refusals);
     for job in &facts.jobs {
         if Component::of_job(job.id.text()).is_some() && !is_ours(job) {
             refusals.add(
@@ -112,30 +124,71 @@ pub fn plan(settings: &Settings, facts: &Facts) -> Result<Plan, Refusals> {
         roots: &roots,
     };
     steps.extend(jobs.all().into_iter().map(|job| Step::Job(Box::new(job))));
+    let gateways = facts.job(Component::Ingress.job_id());
+    if settings.ingress.count == 0 && gateways.is_some_and(is_ours) {
+        steps.push(Step::End(Component::Ingress));
+    }
     refusals.into_result(Plan { steps, members })
 }
 
-fn namespace(settings: &Settings, facts: &Facts, steps: &mut Vec<Step>, refusals: &mut Refusals) {
-    let Some(found) = &facts.namespace else {
-        steps.push(Step::Namespace(Namespace {
-            name: settings.namespace.as_str().into(),
-            description: "Control plane of the service mesh".into(),
+/// The step that makes a namespace, if there is none.
+fn namespace(
+    name: &str,
+    description: &str,
+    found: Option<&Namespace>,
+    refusals: &mut Refusals,
+) -> Option<Step> {
+    let Some(found) = found else {
+        return Some(Step::Namespace(Namespace {
+            name: name.into(),
+            description: description.into(),
             meta: std::collections::BTreeMap::from([(OWNER_KEY.to_owned(), OWNER.to_owned())])
                 .into(),
             ..Namespace::default()
         }));
-        return;
     };
-    let meta = found.meta.get();
-    if meta
-        .and_then(|meta| meta.get(OWNER_KEY))
-        .map(String::as_str)
-        != Some(OWNER)
-    {
+    if !is_our_namespace(found) {
         refusals.add(
-            format!("namespace {}", settings.namespace),
+            format!("namespace {name}"),
             "exists and is not of an install of the mesh",
             format!("choose another (--namespace), or set its meta `{OWNER_KEY}` to `{OWNER}`"),
+        );
+    }
+    None
+}
+
+/// Whether a namespace was made by an install.
+pub fn is_our_namespace(namespace: &Namespace) -> bool {
+    let meta = namespace.meta.get();
+    let owner = meta.and_then(|meta| meta.get(OWNER_KEY));
+    owner.map(String::as_str) == Some(OWNER)
+}
+
+/// What gateways stand on.
+fn ingress(settings: &Settings, facts: &Facts, steps: &mut Vec<Step>, refusals: &mut Refusals) {
+    let Ingress { count, ports } = &settings.ingress;
+    if *count == 0 {
+        return;
+    }
+    let namespace_of = settings.ingress_namespace();
+    let found = facts.ingress_namespace.as_ref();
+    let description = "Gateways of the service mesh";
+    steps.extend(namespace(&namespace_of, description, found, refusals));
+    let mut known = BTreeSet::new();
+    for port in ports {
+        if *port == 0 || !known.insert(port) {
+            refusals.add(
+                "--ingress-port",
+                format!("{port}"),
+                "ports from 1 to 65535, each once",
+            );
+        }
+    }
+    if ports.contains(&settings.api_port) {
+        refusals.add(
+            "--ingress-port",
+            format!("{} is the API server's port", settings.api_port),
+            "choose another, or move the API server (--api-port)",
         );
     }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::job::Component;
 use super::plan::{Plan, Step};
 use super::settings::Settings;
 use crate::model::volume::HostVolume;
@@ -22,6 +23,7 @@ pub fn files(settings: &Settings, plan: &Plan) -> Vec<RenderedFile> {
     let mut files = Vec::new();
     let mut before = Vec::new();
     let mut jobs = Vec::new();
+    let mut ingress = String::new();
     for step in &plan.steps {
         match step {
             Step::Namespace(namespace) => {
@@ -32,8 +34,13 @@ pub fn files(settings: &Settings, plan: &Plan) -> Vec<RenderedFile> {
                     super::OWNER_KEY,
                     super::OWNER
                 );
-                before.push("nomad namespace apply namespace.hcl".to_owned());
-                files.push(file("namespace.hcl", text));
+                let path = if namespace.name.text() == settings.namespace {
+                    "namespace.hcl".to_owned()
+                } else {
+                    format!("namespace-{}.hcl", namespace.name.text())
+                };
+                before.push(format!("nomad namespace apply {path}"));
+                files.push(file(&path, text));
             }
             Step::Policy(policy) => {
                 let name = policy.name.text();
@@ -59,14 +66,23 @@ pub fn files(settings: &Settings, plan: &Plan) -> Vec<RenderedFile> {
             Step::Job(job) => {
                 let path = format!("jobs/{}.nomad.json", job.id.text());
                 let text = format!("{:#}\n", json!({ "Job": job }));
-                jobs.push(format!("nomad job run -json {path}"));
+                if job.id.text() == Component::Ingress.job_id() {
+                    ingress = format!(
+                        " Gateways can begin once that is done; it registers `{path}` too.\n"
+                    );
+                } else {
+                    jobs.push(format!("nomad job run -json {path}"));
+                }
                 files.push(file(&path, text));
             }
             // Secrets are made where the control plane is installed, and are in no file.
-            Step::Variable { .. } => {}
+            Step::Variable { .. } | Step::End(_) => {}
         }
     }
-    files.push(file("README.md", readme(settings, &before, &jobs)));
+    files.push(file(
+        "README.md",
+        readme(settings, &before, &jobs) + &ingress,
+    ));
     files
 }
 

@@ -61,6 +61,6 @@ fn files(component: Component) -> &'static [&'static str] {
         Component::Pilot => &["pilot.kubeconfig"],
         Component::Mixer => &["mixer.kubeconfig"],
         Component::Dev => &["pki/api-ca.crt", "pki/api-ca.key"],
-        Component::Node => &[],
+        Component::Node | Component::Ingress => &[],
     }
 }

@@ -28,6 +28,18 @@ pub struct Settings {
     pub trust_domain: Option<TrustDomain>,
     /// The CNI network that injected groups join; none leaves nodes as they are.
     pub network: Option<CniNetwork>,
+    /// Gateways that let callers outside the mesh in.
+    #[serde(default)]
+    pub ingress: Ingress,
+}
+
+/// Gateways that let callers outside the mesh in.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Ingress {
+    /// How many, at most one on a node; 0 for none.
+    pub count: u16,
+    /// The ports of the node that each of them has for itself: those of the `Gateway`s.
+    pub ports: Vec<u16>,
 }
 
 /// How much control plane.
@@ -117,6 +129,35 @@ impl Default for Settings {
             api_port: API_PORT,
             trust_domain: None,
             network: Some(CniNetwork::default()),
+            ingress: Ingress::default(),
+        }
+    }
+}
+
+impl Settings {
+    /// Nomad's namespace of the gateways, which is also theirs in the mesh.
+    ///
+    /// Not that of the control plane: a gateway, and Pilot for it, may read the Secrets of its
+    /// namespace, and there is the key of the mesh's root.
+    ///
+    /// ```
+    /// use mesh_nomad::install::Settings;
+    ///
+    /// assert_eq!(Settings::default().ingress_namespace(), "mesh-ingress");
+    /// ```
+    pub fn ingress_namespace(&self) -> String {
+        let base = self.namespace.strip_suffix("-system");
+        format!("{}-ingress", base.unwrap_or(&self.namespace))
+    }
+}
+
+// === impl Ingress ===
+
+impl Default for Ingress {
+    fn default() -> Self {
+        Self {
+            count: 0,
+            ports: vec![80, 443],
         }
     }
 }

@@ -114,3 +114,12 @@ object! {
         meta: BTreeMap<String, String> = "Meta",
     }
 }
+
+// === impl Node ===
+
+impl Node {
+    /// Whether Nomad's servers have not heard of it for so long that they count it as lost.
+    pub fn is_lost(&self) -> bool {
+        matches!(self.status.text(), "down" | "disconnected")
+    }
+}

@@ -256,7 +256,7 @@ impl Sidecar {
 
     /// What the proxy listens at where nothing is redirected to it.
     fn explicit(&self, allocation: &Allocation, problems: &mut Problems) -> Option<Explicit> {
-        if self.mode != Mode::Explicit {
+        if self.mode != Mode::Explicit || self.gateway {
             return None;
         }
         let mut explicit = Explicit::default();
@@ -369,6 +369,7 @@ mod tests {
         let problems = sidecar.config(&allocation, &control(), Vec::new());
         assert_eq!(problems.unwrap_err().0[0].path, "workload.services");
         sidecar.services.clear();
+        sidecar.mode = Mode::Explicit;
         let config = sidecar.config(&allocation, &control(), Vec::new()).unwrap();
         assert!(config.workload.gateway);
     }

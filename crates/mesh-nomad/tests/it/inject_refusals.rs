@@ -1,7 +1,7 @@
 //! What injection refuses, with the path, the reason and what to do.
 
 use mesh_nomad::inject::{ModeChoice, Options, inject, uninject};
-use mesh_nomad::model::Job;
+use mesh_nomad::model::{Job, Port};
 use mesh_nomad::sidecar::Mode;
 use serde_json::{Value, json};
 
@@ -287,4 +287,37 @@ fn a_check_over_tls_is_refused_unless_checks_stay_as_they_are() {
         (&sidecar["services"][0]["number"], &sidecar["probes"]),
         (&json!(80), &Value::Null)
     );
+}
+
+#[test]
+fn proxies_that_share_the_hosts_network_share_no_port() {
+    let ports = |mode| {
+        let job = job(|job| {
+            let group = &mut job["TaskGroups"][0];
+            group["Networks"] = json!([{ "Mode": "host", "DynamicPorts": [{ "Label": "http" }] }]);
+            group["Tasks"][0]["Config"]["network_mode"] = json!("host");
+            group["Tasks"][0]["User"] = json!("1000:1000");
+        });
+        let injected = inject(&job, &options(mode)).unwrap().job;
+        let network = &injected.task_groups.items()[0].networks.items()[0];
+        let labels = |ports: &[Port]| -> Vec<String> {
+            let labels = ports.iter().map(|port| port.label.text().to_owned());
+            labels.filter(|label| label.starts_with("mesh_")).collect()
+        };
+        (
+            labels(network.dynamic_ports.items()),
+            labels(network.reserved_ports.items()),
+        )
+    };
+    let (dynamic, fixed) = ports(Mode::HostUid);
+    for label in ["mesh_health", "mesh_dns", "mesh_metrics"] {
+        assert!(dynamic.contains(&label.to_owned()), "{dynamic:?}");
+    }
+    assert!(fixed.is_empty(), "{fixed:?}");
+    let (dynamic, fixed) = ports(Mode::Explicit);
+    for label in ["mesh_health", "mesh_dns", "mesh_metrics"] {
+        assert!(dynamic.contains(&label.to_owned()), "{dynamic:?}");
+    }
+    // What every one of them has is taken on a node once.
+    assert_eq!(fixed, ["mesh_forward"]);
 }

@@ -7,11 +7,12 @@ use std::path::Path;
 
 use mesh_nomad::inject::Download;
 use mesh_nomad::install::{
-    Counts, Delivery, Facts, OWNER, OWNER_KEY, Plan, Settings, Shape, Step, item_of, node_check,
-    node_removal, plan, render, with_root_tags,
+    Counts, Delivery, Facts, Ingress, OWNER, OWNER_KEY, Plan, Settings, Shape, Step, item_of,
+    node_check, node_removal, plan, render, restore_command, restore_job, with_root_tags,
 };
 use mesh_nomad::model::Job;
 use mesh_nomad::model::node::Node;
+use mesh_nomad::sidecar::Sidecar;
 use serde_json::{Value, json};
 
 fn node(name: &str, address: &str, drivers: &[&str]) -> Node {
@@ -102,6 +103,8 @@ fn golden_jobs_of_each_way_to_install() {
             acl: true,
             ..three()
         };
+        let mut settings = settings;
+        settings.ingress.count = 2;
         let plan = plan(&settings, &facts).unwrap();
         let steps: Vec<_> = plan.steps.iter().map(Step::title).collect();
         let mut made = json!({ "steps": steps });
@@ -132,6 +135,9 @@ fn the_same_settings_and_cluster_give_the_same_plan_in_any_order_of_nodes() {
 fn after(settings: &Settings, mut facts: Facts) -> Facts {
     for step in plan(settings, &facts).unwrap().steps {
         match step {
+            Step::Namespace(namespace) if namespace.name.text() != settings.namespace => {
+                facts.ingress_namespace = Some(namespace);
+            }
             Step::Namespace(namespace) => facts.namespace = Some(namespace),
             Step::Policy(policy) => facts.policies.push(policy),
             Step::Variable { variable, missing } => {
@@ -154,7 +160,8 @@ fn after(settings: &Settings, mut facts: Facts) -> Facts {
 fn a_second_plan_has_the_same_jobs_and_nothing_else() {
     for delivery in [downloads(), images(), Delivery::program("/usr/bin/mesh")] {
         for shape in [Shape::Dev, cluster()] {
-            let settings = with(shape, delivery.clone());
+            let mut settings = with(shape, delivery.clone());
+            settings.ingress.count = 1;
             let mut facts = after(
                 &settings,
                 Facts {
@@ -301,8 +308,86 @@ fn a_trial_does_not_become_a_cluster_by_itself() {
 }
 
 #[test]
+fn gateways_are_in_a_namespace_of_their_own_and_go_when_none_are_wanted() {
+    let mut settings = with(Shape::Dev, downloads());
+    assert!(
+        plan(&settings, &three())
+            .unwrap()
+            .steps
+            .iter()
+            .all(|step| !step.title().contains("ingress"))
+    );
+    settings.ingress.count = 2;
+    let mut facts = after(&settings, three());
+    let made = facts.jobs.last().unwrap();
+    assert_eq!(made.id.text(), "mesh-ingress");
+    assert_eq!(made.namespace.text(), "mesh-ingress");
+    let group = &made.task_groups.items()[0];
+    let ports: Vec<_> = group.networks.items()[0]
+        .reserved_ports
+        .items()
+        .iter()
+        .map(|port| port.value.value())
+        .collect();
+    assert_eq!((group.count.value(), &ports[..]), (2, &[80, 443][..]));
+    let sidecar = Sidecar::of_group(group).unwrap();
+    assert!(sidecar.gateway);
+    assert_eq!(sidecar.labels["istio"], "ingressgateway");
+
+    settings.ingress.count = 0;
+    let titles = |facts: &Facts| -> Vec<_> {
+        let steps = plan(&settings, facts).unwrap().steps;
+        steps.iter().map(Step::title).collect()
+    };
+    assert_eq!(titles(&facts).last().unwrap(), "job mesh-ingress");
+    facts.jobs.pop();
+    assert!(!titles(&facts).contains(&"job mesh-ingress".to_owned()));
+}
+
+#[test]
+fn gateways_do_not_take_what_is_not_theirs() {
+    let mut settings = with(cluster(), downloads());
+    settings.ingress = Ingress {
+        count: 1,
+        ports: vec![6443, 0, 80, 80],
+    };
+    let facts = Facts {
+        ingress_namespace: Some(serde_json::from_value(json!({ "Name": "x" })).unwrap()),
+        ..three()
+    };
+    let refusals = plan(&settings, &facts).unwrap_err();
+    let places: Vec<_> = refusals
+        .0
+        .iter()
+        .map(|refusal| &refusal.place[..])
+        .collect();
+    let port = "--ingress-port";
+    assert_eq!(places, ["namespace mesh-ingress", port, port, port]);
+}
+
+#[test]
+fn a_restore_is_beside_the_store_by_the_program_that_the_task_has() {
+    for (delivery, program) in [
+        (downloads(), "local/bin/mesh"),
+        (Delivery::program("/usr/bin/mesh"), "/usr/bin/mesh"),
+        (images(), "mesh"),
+    ] {
+        let settings = with(Shape::Dev, delivery);
+        let plan = plan(&settings, &three()).unwrap();
+        let job = json!(restore_job(&settings, &plan.members));
+        assert!(job.to_string().contains(&plan.members[0].node), "{job:#}");
+        let words = restore_command(&settings);
+        let home = words.last().unwrap();
+        let dev = json!(jobs(&plan)[0]).to_string();
+        assert!(dev.contains(home), "{home}: {dev}");
+        assert!(words.contains(&program.to_owned()), "{words:?}");
+    }
+}
+
+#[test]
 fn rendered_files_have_every_job_and_no_secret() {
-    let settings = with(cluster(), images());
+    let mut settings = with(cluster(), images());
+    settings.ingress.count = 1;
     let plan = plan(
         &settings,
         &Facts {

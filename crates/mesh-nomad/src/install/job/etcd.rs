@@ -32,9 +32,9 @@ pub fn directory(settings: &Settings) -> String {
 }
 
 /// How the API reaches the members.
-pub(super) fn endpoints(members: &[Member]) -> String {
+pub fn endpoints(members: &[Member]) -> Vec<String> {
     let endpoint = |member: &Member| format!("https://{}:2379", bracketed(&member.address));
-    members.iter().map(endpoint).collect::<Vec<_>>().join(",")
+    members.iter().map(endpoint).collect()
 }
 
 impl Jobs<'_> {

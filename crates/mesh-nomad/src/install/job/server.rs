@@ -4,13 +4,21 @@ use super::etcd::endpoints;
 use super::{Component, Jobs, constraint, host_network, restart, rolling, root_tags, size, spread};
 use crate::install::API_NAME;
 use crate::install::secret::variable_path;
-use crate::install::settings::Runner;
+use crate::install::settings::{Runner, Settings};
 use crate::model::{
     Check, Job, Nanoseconds, Resources, Service, TaskGroup, VolumeMount, VolumeRequest,
 };
 
 /// The name of the volume with everything of a `--dev` install.
 pub(in crate::install) const DEV_VOLUME: &str = "mesh-data";
+
+/// Where a `--dev` install has its store and keys: on a volume, or in a directory of the node.
+pub(super) fn dev_home(settings: &Settings) -> String {
+    match settings.delivery.runner {
+        Runner::Docker => "/var/lib/mesh".to_owned(),
+        Runner::RawExec => format!("{}/server", settings.directory),
+    }
+}
 
 impl Jobs<'_> {
     /// A role of its own.
@@ -23,7 +31,7 @@ impl Jobs<'_> {
         flag("home", home);
         flag("nomad-files", &variable_path(component));
         flag("metrics-listen", "${NOMAD_ADDR_metrics}");
-        let endpoints = endpoints(self.members);
+        let endpoints = endpoints(self.members).join(",");
         let (role, port, number, memory) = match component {
             Component::Api => {
                 flag("api-listen", "${NOMAD_ADDR_api}");
@@ -84,11 +92,7 @@ impl Jobs<'_> {
     /// Every role in one process, with a file as the store.
     pub(super) fn dev(&self) -> Job {
         let is_container = self.settings.delivery.runner == Runner::Docker;
-        let home = if is_container {
-            "/var/lib/mesh".to_owned()
-        } else {
-            format!("{}/server", self.settings.directory)
-        };
+        let home = dev_home(self.settings);
         let mut words = vec!["server".to_owned()];
         let mut flag =
             |name: &str, value: &str| words.extend([format!("--{name}"), value.to_owned()]);
