@@ -84,6 +84,7 @@ impl Watcher {
                 () = stop.cancelled() => return,
             }
             let interval = match *self.health.borrow() {
+                Health::Healthy if tracker.is_in_doubt() => self.interval.min(UNHEALTHY_INTERVAL),
                 Health::Healthy => self.interval,
                 Health::Starting => self.interval.min(STARTING_INTERVAL),
                 Health::Unhealthy => self.interval.min(UNHEALTHY_INTERVAL),

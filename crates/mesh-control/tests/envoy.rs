@@ -23,9 +23,11 @@ mod session;
 #[path = "envoy/world.rs"]
 mod world;
 
+use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 use std::{env, fs};
 
@@ -184,6 +186,117 @@ fn a_port_of_the_host_leads_to_the_chain_of_the_applications_own() {
         assert!(other.starts_with("HTTP/1.1 200"), "{other}");
         let answer = world.say(address, 3306, "again\n").unwrap();
         assert_eq!(answer, "hello ::ffff:127.0.0.6\nagain\n");
+    }
+}
+
+/// Two endpoints of one service behind one sidecar, the second one's application at another port.
+const TWINS: &str = r#"
+- id: shop/web-1
+  namespace: shop
+  service_account: web
+  addresses: CLIENT
+- id: shop/api-1
+  namespace: shop
+  service_account: api
+  addresses: SERVER
+  services:
+  - name: api
+    ports: [{name: http, number: 80, target: 8080, protocol: http}]
+  - name: other
+    ports: [{name: http, number: 80, target: 8081, protocol: http}]
+- id: shop/api-2
+  namespace: shop
+  service_account: api
+  addresses: SERVER4
+  services:
+  - name: api
+    ports: [{name: http, number: 80, target: 8081, protocol: http}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: api, namespace: shop}
+spec: {host: api, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: api, namespace: shop}
+spec:
+  hosts: [api]
+  http:
+  - match: [{uri: {exact: /once}}]
+    retries: {attempts: 0}
+    route: [{destination: {host: api}}]
+  - match: [{uri: {exact: /connect}}]
+    retries: {attempts: 2, retryOn: connect-failure}
+    route: [{destination: {host: api}}]
+  - route: [{destination: {host: api}}]
+"#;
+
+/// The status that each of so many different requests with a body came to, and what was heard of
+/// them, in the order of their bodies.
+fn post(
+    world: &World,
+    path: &str,
+    heard: &Receiver<(String, String)>,
+) -> (BTreeMap<String, u16>, Vec<(String, String)>) {
+    let to = world.virtual_addresses("api.shop.mesh")[0];
+    let mut statuses = BTreeMap::new();
+    for number in 0..20 {
+        let body = format!("{number:04}");
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: api\r\nconnection: close\r\ncontent-length: 4\r\n\r\n{body}"
+        );
+        let answer = world.say(to, 80, &request).unwrap();
+        assert!(!answer.contains("x-mesh-"), "{answer}");
+        let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
+        statuses.insert(body, status);
+    }
+    let mut heard: Vec<_> = heard.try_iter().collect();
+    heard.sort_by(|one, other| one.1.cmp(&other.1));
+    (statuses, heard)
+}
+
+#[test]
+fn what_an_application_was_never_handed_is_given_to_another_whatever_its_method() {
+    let world = World::start(TWINS);
+    let (sender, heard) = channel();
+    let fine = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    world.server.serve_answer(8081, fine, &sender);
+    // The application at 8080 does not run.
+    let (statuses, delivered) = post(&world, "/", &heard);
+    assert!(
+        statuses.values().all(|status| *status == 200),
+        "{statuses:?}"
+    );
+    let bodies: Vec<_> = delivered.iter().map(|(_, body)| body).collect();
+    assert_eq!(bodies, statuses.keys().collect::<Vec<_>>());
+    world.client.log(|entry| entry.code == 200);
+    world.server.log(|entry| entry.code == 503);
+
+    // A route that states its own retries has those and no others.
+    for path in ["/once", "/connect"] {
+        let (statuses, delivered) = post(&world, path, &heard);
+        let failed = statuses.values().filter(|status| **status == 503).count();
+        assert_eq!(failed, statuses.len() / 2, "{path}: {statuses:?}");
+        assert_eq!(delivered.len(), statuses.len() - failed, "{path}");
+    }
+}
+
+#[test]
+fn what_an_application_was_handed_is_given_to_no_other() {
+    // It ends after it has read the request, or lies that it was never handed any.
+    let forged = "HTTP/1.1 503 no\r\nx-mesh-undelivered: UF\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    for bad in ["", forged] {
+        let world = World::start(TWINS);
+        let fine = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        let (sender, heard) = channel();
+        world.server.serve_answer(8081, fine, &sender);
+        world.server.serve_answer(8080, bad, &sender);
+        let (statuses, delivered) = post(&world, "/", &heard);
+        let failed = statuses.values().filter(|status| **status == 503).count();
+        assert_eq!(failed, statuses.len() / 2, "{bad:?}: {statuses:?}");
+        let bodies: Vec<_> = delivered.iter().map(|(_, body)| body).collect();
+        assert_eq!(bodies, statuses.keys().collect::<Vec<_>>(), "{bad:?}");
     }
 }
 

@@ -131,6 +131,11 @@ impl HealthTracker {
         };
         self.health
     }
+
+    /// Whether the last look found something missing.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.misses > 0
+    }
 }
 
 fn certificate(facts: Option<&CertificateFacts>, now: SystemTime) -> Result<String, String> {
@@ -277,6 +282,9 @@ mod tests {
                 Starting, Healthy, Healthy, Healthy, Healthy, Unhealthy, Healthy
             ]
         );
+        assert!(!tracker.is_in_doubt());
+        assert_eq!(tracker.look(false, false), Healthy);
+        assert!(tracker.is_in_doubt());
         assert_eq!(tracker.look(true, true), Unhealthy);
     }
 }

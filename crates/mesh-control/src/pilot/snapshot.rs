@@ -16,6 +16,7 @@ mod name;
 mod outbound;
 mod route;
 mod tls;
+mod undelivered;
 mod update;
 mod wire;
 

@@ -18,8 +18,8 @@ use super::ca::{self, Ca};
 use super::pilot::{self, Pilot};
 use super::{Context, Role, ServerError};
 
-/// How often an idle connection is probed, so that a dead peer is noticed within half a minute.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// How often an idle connection is probed, so that a dead peer is noticed within 20 s.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a probe may take.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long open streams may take to end after they are told to.

@@ -282,6 +282,33 @@ impl Sidecar {
         });
     }
 
+    /// Serves one request on each connection with the same answer, and hands on its first line and
+    /// its body, of four bytes.
+    pub(crate) fn serve_answer(
+        &self,
+        port: u16,
+        answer: &'static str,
+        heard: &Sender<(String, String)>,
+    ) {
+        let heard = heard.clone();
+        self.serve(Ipv6Addr::UNSPECIFIED.into(), port, move |mut stream| {
+            let mut reader = BufReader::new(stream.try_clone()?);
+            let mut first = String::new();
+            reader.read_line(&mut first)?;
+            let mut line = String::new();
+            while line != "\r\n" {
+                line.clear();
+                reader.read_line(&mut line)?;
+            }
+            let mut body = [0; 4];
+            reader.read_exact(&mut body)?;
+            let body = String::from_utf8_lossy(&body).into_owned();
+            // Nobody listens any more when the test is over.
+            heard.send((first.trim_end().to_owned(), body)).ok();
+            stream.write_all(answer.as_bytes())
+        });
+    }
+
     /// Serves a protocol in which the server speaks first and then repeats one line.
     pub(crate) fn serve_lines(&self, address: impl Into<IpAddr>, port: u16) {
         self.serve(address.into(), port, |mut stream| {
@@ -302,7 +329,7 @@ impl Sidecar {
         &self,
         address: IpAddr,
         port: u16,
-        answer: impl Fn(TcpStream) -> std::io::Result<()> + Send + Copy + 'static,
+        answer: impl Fn(TcpStream) -> std::io::Result<()> + Clone + Send + 'static,
     ) {
         let listener = self
             .machine
@@ -310,6 +337,7 @@ impl Sidecar {
         thread::spawn(move || {
             for stream in listener.incoming() {
                 // A caller that goes away is no concern of a server.
+                let answer = answer.clone();
                 thread::spawn(move || stream.and_then(answer).ok());
             }
         });
@@ -341,6 +369,7 @@ fn mesh_of(yaml: &str, client: &Machine, server: &Machine) -> Mesh {
     let yaml = yaml
         .replace("CLIENT", &list(client))
         .replace("HALFDEAD", &format!("[\"10.99.0.77\", \"{}\"]", server.v6))
+        .replace("SERVER4", &format!("[\"{}\"]", server.v4))
         .replace("SERVER6", &format!("[\"{}\"]", server.v6))
         .replace("SERVER", &list(server));
     let mut documents: Vec<Value> = serde_saphyr::from_multiple(&yaml).unwrap();

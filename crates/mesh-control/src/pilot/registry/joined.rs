@@ -31,16 +31,25 @@ struct Seen {
     /// Whether the catalogue was read whole once.
     has_begun: bool,
     inherited: BTreeSet<WorkloadId>,
-    /// Since when each that was listed again is waited for.
-    restarting: BTreeMap<WorkloadId, Instant>,
+    /// Those that were listed again, and are waited for.
+    restarting: BTreeMap<WorkloadId, Restart>,
+}
+
+/// A restart of an allocation. Its tasks end and start each for itself: its agent may be back
+/// while the application that it finds is the one that is about to end.
+#[derive(Clone, Copy, Debug)]
+struct Restart {
+    since: Instant,
+    /// Whether its agent has been gone or unwell since.
+    has_left: bool,
 }
 
 /// How many instances are remembered that the catalogue has dropped and whose agents are not here;
 /// such an agent comes back within seconds, or never.
 const MAX_DEPARTED: usize = 1024;
 
-/// How long after it was listed again an agent that goes on as before is taken for one whose
-/// allocation does not restart: longer than tasks usually take to end.
+/// How long after it was listed again an allocation is waited for: longer than tasks usually take
+/// to end. One whose agent goes on as before does not restart.
 const RESTART: Duration = Duration::from_secs(30);
 
 // === impl JoinedRegistry ===
@@ -130,8 +139,14 @@ impl Seen {
     ) {
         let healthy = agents.iter().filter(|(_, it)| *it == Health::Healthy);
         let healthy: BTreeSet<_> = healthy.map(|(agent, _)| &agent.id).collect();
-        self.restarting.retain(|id, since| {
-            healthy.contains(id) && now.saturating_duration_since(*since) < RESTART
+        self.restarting.retain(|id, restart| {
+            let is_healthy = healthy.contains(id);
+            let instance = next.instances.get(id);
+            let is_over = restart.has_left
+                && is_healthy
+                && instance.is_none_or(|instance| !instance.is_restarting);
+            restart.has_left |= !is_healthy;
+            !is_over && now.saturating_duration_since(restart.since) < RESTART
         });
         if !self.has_begun {
             self.inherited.extend(next.instances.keys().cloned());
@@ -152,7 +167,11 @@ impl Seen {
         }
         for id in delta.changed.keys() {
             if self.departed.remove(id).is_some() && healthy.contains(id) {
-                self.restarting.insert(id.clone(), now);
+                let restart = Restart {
+                    since: now,
+                    has_left: false,
+                };
+                self.restarting.insert(id.clone(), restart);
             }
         }
         if self.departed.len() > MAX_DEPARTED {

@@ -199,7 +199,7 @@ fn secure(mesh: &Mesh, entry: &Entry, part: &Part, protocol: Protocol, cluster: 
 /// the redirect rules let through.
 pub(super) fn inbound(port: u16, protocol: Option<Protocol>) -> cds::Cluster {
     let mut cluster = to_application(inbound_name(port));
-    Http::default().speak(&mut cluster, protocol.unwrap_or(Protocol::Tcp));
+    Http::default().speak_to_application(&mut cluster, protocol.unwrap_or(Protocol::Tcp));
     cluster
 }
 
@@ -218,7 +218,7 @@ pub(super) fn inbound_on_loopback(port: u16, protocol: Option<Protocol>) -> cds:
         load_assignment: Some(assigned(name.clone(), [application])),
         ..of_type(name, DiscoveryType::Static)
     };
-    Http::default().speak(&mut cluster, protocol.unwrap_or(Protocol::Tcp));
+    Http::default().speak_to_application(&mut cluster, protocol.unwrap_or(Protocol::Tcp));
     cluster
 }
 

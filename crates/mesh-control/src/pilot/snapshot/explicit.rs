@@ -22,7 +22,12 @@ pub(super) fn forward_proxy() -> lds::Listener {
         wire::any(&lookup),
     );
     let filters = vec![outbound::fault(), lookup];
-    let filter = listener::http(Side::Outbound, route::FORWARD_PROXY.to_owned(), filters);
+    let filter = listener::http(
+        Side::Outbound,
+        route::FORWARD_PROXY.to_owned(),
+        filters,
+        None,
+    );
     lds::Listener {
         additional_addresses: vec![listener::also("::1", FORWARD_PROXY_PORT)],
         ..on("forwardProxy", "127.0.0.1", FORWARD_PROXY_PORT, filter)
@@ -60,7 +65,7 @@ impl Known<'_> {
         let Upstream { port, listen, .. } = self.upstream;
         let name = self.name();
         let filter = if self.is_http() {
-            listener::http(Side::Outbound, name.clone(), vec![outbound::fault()])
+            listener::http(Side::Outbound, name.clone(), vec![outbound::fault()], None)
         } else {
             let log = access_log::tcp(Side::Outbound, Some(&service.host));
             let target = route::connections(view, service, *port);

@@ -13,10 +13,11 @@ use mesh_proto::envoy::config::listener::v3 as lds;
 use mesh_proto::envoy::config::route::v3::RouteConfiguration;
 use mesh_proto::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use mesh_proto::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+use mesh_proto::envoy::extensions::filters::network::http_connection_manager::v3::LocalReplyConfig;
 
 use super::access_log::{self, Side};
 use super::authorization::Filters;
-use super::{cluster, listener, route, tls, wire};
+use super::{cluster, listener, route, tls, undelivered, wire};
 
 /// How long a caller may take to show whether it speaks TLS; where plaintext is allowed too, a
 /// server that speaks first answers no sooner. Under STRICT a slower caller is refused.
@@ -153,7 +154,7 @@ impl Inbound<'_> {
                 ..listener::chain(
                     name("mesh"),
                     Some(matching("tls", true)),
-                    self.declared(port),
+                    self.declared(port, Some(undelivered::replies())),
                 )
             });
         }
@@ -162,7 +163,11 @@ impl Inbound<'_> {
         }
         // Envoy looks no further once a chain names the transport that it saw, so both stand here.
         let plain = Some(matching("raw_buffer", false));
-        chains.push(listener::chain(name("plain"), plain, self.declared(port)));
+        chains.push(listener::chain(
+            name("plain"),
+            plain,
+            self.declared(port, None),
+        ));
         // TLS of the application's own, whatever the port was declared to speak.
         let foreign = Some(matching("tls", false));
         chains.push(listener::chain(name("tls"), foreign, self.bytes(port)));
@@ -196,13 +201,15 @@ impl Inbound<'_> {
         chains
     }
 
-    /// The filters for what the port was declared to speak.
-    fn declared(&self, port: &Port) -> Vec<lds::Filter> {
+    /// The filters for what the port was declared to speak; where that are requests, with these
+    /// answers of the sidecar's own.
+    fn declared(&self, port: &Port, replies: Option<LocalReplyConfig>) -> Vec<lds::Filter> {
         if !port.is_http() {
             return self.bytes(port);
         }
         let routes = cluster::inbound_name(port.number);
-        vec![listener::http(Side::Inbound, routes, self.filters.http())]
+        let filters = self.filters.http();
+        vec![listener::http(Side::Inbound, routes, filters, replies)]
     }
 
     /// The filters for bytes.

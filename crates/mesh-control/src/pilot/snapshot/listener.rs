@@ -102,8 +102,13 @@ pub(super) fn tcp(
 }
 
 /// The filter that passes requests on by the `RouteConfiguration` that ADS has under the name
-/// `routes`, with `filters` before the router.
-pub(super) fn http(side: Side, routes: String, filters: Vec<hcm::HttpFilter>) -> lds::Filter {
+/// `routes`, with `filters` before the router. What it answers by itself is as `replies` say.
+pub(super) fn http(
+    side: Side,
+    routes: String,
+    filters: Vec<hcm::HttpFilter>,
+    replies: Option<hcm::LocalReplyConfig>,
+) -> lds::Filter {
     let routes = RouteSpecifier::Rds(hcm::Rds {
         config_source: wire::ads(),
         route_config_name: routes,
@@ -120,6 +125,7 @@ pub(super) fn http(side: Side, routes: String, filters: Vec<hcm::HttpFilter>) ->
         // A stream may be silent for as long as its ends like; routes have their own timeouts.
         stream_idle_timeout: wire::nought(),
         access_log: access_log::http(side),
+        local_reply_config: replies,
         use_remote_address: wire::truth(false),
         // Nobody is trusted because of an address: identities are what counts here.
         internal_address_config: Some(manager::InternalAddressConfig::default()),

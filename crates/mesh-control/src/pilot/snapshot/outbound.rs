@@ -68,7 +68,7 @@ pub(super) fn http(view: &View<'_>, port: u16) -> lds::Listener {
 }
 
 fn manager(routes: String) -> lds::Filter {
-    listener::http(Side::Outbound, routes, vec![fault()])
+    listener::http(Side::Outbound, routes, vec![fault()], None)
 }
 
 /// The filter that delays and aborts; without configuration it does nothing, and routes with a

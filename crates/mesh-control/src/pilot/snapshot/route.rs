@@ -20,7 +20,7 @@ use mesh_proto::envoy::config::route::v3::route_match::PathSpecifier;
 
 pub(super) use virtual_service::{Target, connections};
 
-use super::{View, access_log, cluster, wire};
+use super::{View, access_log, cluster, undelivered, wire};
 use crate::pilot::mesh::{Entry, OutboundPolicy};
 
 /// The name of the RouteConfiguration of a port and bucket.
@@ -272,6 +272,9 @@ pub(super) fn configuration(
         max_direct_response_body_size_bytes: largest_body(&hosts),
         virtual_hosts: hosts,
         ignore_port_in_host_matching: true,
+        // Inbound an application cannot set it, for a sidecar's own answers are marked after this;
+        // outbound it is taken off once it was decided whether to try again.
+        response_headers_to_remove: vec![undelivered::HEADER.to_owned()],
         ..Default::default()
     }
 }

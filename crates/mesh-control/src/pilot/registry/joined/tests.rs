@@ -138,6 +138,42 @@ async fn an_allocation_that_ends_is_not_called_while_its_agent_stays() {
 }
 
 #[tokio::test]
+async fn a_restarted_allocation_is_not_called_before_all_its_tasks_are_new() {
+    let world = World::new();
+    let placed = placed();
+    world.list(&placed);
+    let registered = registered(&placed[0], "web");
+    let (registration, _inbox) = world.agents.register(registered).unwrap();
+    let there = world.joined.workloads();
+    world.list(&[]);
+    let ending = world.joined.workloads();
+    let list = |events: &[&str]| {
+        let mut placed = placed.clone();
+        let events: Vec<_> = events.iter().map(|kind| json!({ "Type": kind })).collect();
+        placed[0].allocation["TaskStates"] = json!({
+            "app": { "State": "running", "Events": events },
+            "mesh-ready": { "State": "dead", "Events": [{ "Type": "Terminated" }] },
+        });
+        world.list(&placed);
+    };
+    list(&["Started"]);
+    assert_eq!(world.joined.workloads(), ending);
+    registration.set_health(Health::Unhealthy);
+    assert_eq!(world.joined.workloads(), ending);
+    // The agent is back before the application that it finds has ended.
+    list(&["Started", "Restart Signaled"]);
+    registration.set_health(Health::Healthy);
+    assert_eq!(world.joined.workloads(), ending);
+    list(&["Started", "Restart Signaled", "Terminated", "Restarting"]);
+    assert_eq!(world.joined.workloads(), ending);
+    list(&["Restart Signaled", "Terminated", "Restarting", "Started"]);
+    assert_eq!(world.joined.workloads(), there);
+    // A crash alone is for the agent to tell.
+    list(&["Started", "Terminated", "Restarting"]);
+    assert_eq!(world.joined.workloads(), there);
+}
+
+#[tokio::test]
 async fn an_allocations_id_is_for_its_own_agent() {
     let world = World::new();
     let placed = placed();

@@ -32,24 +32,43 @@ pub(super) struct Http {
 impl Http {
     /// Sets which HTTP `cluster` speaks; nothing for TCP and TLS.
     ///
-    /// On a port of plain `http` it is what the caller speaks: HTTP/2 without TLS reaches an
-    /// application that was declared before anybody knew.
+    /// On a port of plain `http` it is what the caller speaks, for it may be another sidecar that
+    /// listens there.
     pub(super) fn speak(self, cluster: &mut Cluster, protocol: Protocol) {
         let spoken = match protocol {
             Protocol::Http if !self.upgrade => {
                 UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
                     http_protocol_options: Some(core::Http1ProtocolOptions::default()),
-                    http2_protocol_options: Some(self.http2),
+                    http2_protocol_options: Some(self.http2.clone()),
                     ..Default::default()
                 })
             }
-            Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
-                UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
-                    protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(self.http2)),
-                })
-            }
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc => self.explicitly_http2(),
             _ => return,
         };
+        self.set(cluster, spoken);
+    }
+
+    /// Sets which HTTP `cluster` speaks to the application itself; nothing for TCP and TLS.
+    ///
+    /// A port of plain `http` is one of HTTP/1.1, as in Istio, whatever the caller speaks: over TLS
+    /// browsers speak HTTP/2 to a gateway, which hands it on.
+    pub(super) fn speak_to_application(self, cluster: &mut Cluster, protocol: Protocol) {
+        let spoken = match protocol {
+            Protocol::Http => explicitly(ProtocolConfig::HttpProtocolOptions(
+                core::Http1ProtocolOptions::default(),
+            )),
+            Protocol::Http2 | Protocol::Grpc => self.explicitly_http2(),
+            _ => return,
+        };
+        self.set(cluster, spoken);
+    }
+
+    fn explicitly_http2(&self) -> UpstreamProtocolOptions {
+        explicitly(ProtocolConfig::Http2ProtocolOptions(self.http2.clone()))
+    }
+
+    fn set(self, cluster: &mut Cluster, spoken: UpstreamProtocolOptions) {
         let options = HttpProtocolOptions {
             common_http_protocol_options: self.common,
             upstream_http_protocol_options: self.name,
@@ -60,4 +79,10 @@ impl Http {
             .typed_extension_protocol_options
             .insert(KEY.to_owned(), wire::any(&options));
     }
+}
+
+fn explicitly(config: ProtocolConfig) -> UpstreamProtocolOptions {
+    UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+        protocol_config: Some(config),
+    })
 }

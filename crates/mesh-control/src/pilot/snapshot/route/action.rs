@@ -20,16 +20,21 @@ use mesh_proto::envoy::config::route::v3::route_action::{
 use mesh_proto::envoy::config::route::v3::weighted_cluster::{ClusterWeight, cluster_weight};
 use mesh_proto::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
 
-use super::super::{View, cluster, fault, outbound, wire};
+use super::super::{View, cluster, fault, outbound, undelivered, wire};
 use super::to;
 use super::virtual_service::Target;
 
 /// How often Istio tries again unless told otherwise.
 const RETRIES: u32 = 2;
 
-/// Which failures Istio tries again unless told otherwise, and the one where nothing of the
-/// request was sent: none of them can make an application do something twice.
-const RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,reset-before-request";
+/// Which failures Istio tries again unless told otherwise, and those where nothing of the request
+/// was sent, or nothing of it was handed to the application: none of them can make an application
+/// do something twice.
+const RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,reset-before-request,\
+                        retriable-headers";
+
+/// The condition that is an answer's header.
+const RETRIABLE_HEADERS: &str = "retriable-headers";
 
 /// How often another endpoint is looked for that has not failed yet.
 const OTHER_ENDPOINTS: i64 = 5;
@@ -197,8 +202,13 @@ fn retries_of(attempts: u32, words: &str) -> rds::RetryPolicy {
     if !codes.is_empty() && !conditions.contains(&"retriable-status-codes") {
         conditions.push("retriable-status-codes");
     }
+    let reads_headers = conditions.contains(&RETRIABLE_HEADERS);
     rds::RetryPolicy {
         retry_on: conditions.join(","),
+        retriable_headers: reads_headers
+            .then(undelivered::answer)
+            .into_iter()
+            .collect(),
         num_retries: wire::uint(attempts),
         retriable_status_codes: codes.iter().filter_map(|code| code.parse().ok()).collect(),
         retry_host_predicate: vec![another_endpoint()],
