@@ -128,7 +128,7 @@ pub(crate) fn run(verb: Verb) -> Outcome {
         Verb::Vm(command) => wait(vm::run(&command)),
         Verb::Redirect(args) => redirect::run(&args.words),
         Verb::Server(args) => wait(server::run(&args)),
-        Verb::Agent(args) => wait(agent::run(&args)),
+        Verb::Agent(args) => agent::start(&args),
         Verb::Generate(command) => generate::run(&command),
         Verb::Supervise(args) => supervise::run(&args),
         Verb::WithFiles(args) => with_files::run(&args),

@@ -155,13 +155,14 @@ pub(crate) async fn ensure_account(
 }
 
 /// Lets the account of a gateway, and Pilot for it, read the Secrets of its namespace, and makes
-/// what is missing for that; a Role of the same name that is there stays, however narrow.
+/// what is missing for that; a Role of the same name that is there stays, however narrow. True if
+/// something was made.
 pub(crate) async fn ensure_gateway(
     client: &Client,
     namespace: &Namespace,
     account: &ServiceAccount,
-) -> Result<(), Failure> {
-    ensure_account(client, namespace, account).await?;
+) -> Result<bool, Failure> {
+    let mut made = ensure_account(client, namespace, account).await?;
     let group = "rbac.authorization.k8s.io";
     let api = format!("/apis/{group}/v1/namespaces/{namespace}");
     let name = format!("mesh-gateway-{account}");
@@ -182,9 +183,9 @@ pub(crate) async fn ensure_gateway(
         ],
     });
     for (plural, body) in [("roles", role), ("rolebindings", binding)] {
-        ensure(client, format!("{api}/{plural}"), &body).await?;
+        made |= ensure(client, format!("{api}/{plural}"), &body).await?;
     }
-    Ok(())
+    Ok(made)
 }
 
 /// Makes an object unless there is one of its name; true if it was made.

@@ -1,5 +1,6 @@
 //! `mesh agent`: the sidecar's companion, and the gate that an application's start waits at.
 
+mod descent;
 mod nomad;
 
 use std::net::SocketAddr;
@@ -25,6 +26,10 @@ pub(crate) struct Args {
     /// The same for a task of Nomad's, as `mesh inject` writes it; the rest comes from Nomad.
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     nomad: Option<PathBuf>,
+    /// Go on as the proxy's user, with no right of root's but to listen at ports below 1024; for
+    /// gateways of Nomad, whose tasks cannot get that right otherwise.
+    #[arg(long, hide = true)]
+    as_proxy_user: bool,
     #[command(subcommand)]
     verb: Option<Verb>,
 }
@@ -42,7 +47,16 @@ enum Verb {
     },
 }
 
-pub(crate) async fn run(args: &Args) -> Outcome {
+/// Becomes the proxy's user first if that is asked for: call it without an event loop, whose threads
+/// would keep their rights.
+pub(crate) fn start(args: &Args) -> Outcome {
+    if args.as_proxy_user {
+        descent::to_proxy_user()?;
+    }
+    super::wait(run(args))
+}
+
+async fn run(args: &Args) -> Outcome {
     if let Some(Verb::Wait { timeout, address }) = &args.verb {
         mesh_agent::wait_ready(*address, *timeout)
             .await

@@ -11,6 +11,7 @@ mod install;
 mod node;
 mod programs;
 mod render;
+mod restore;
 mod rollout;
 mod secret;
 mod status;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use mesh_control::api::backup::{Backup, restore};
-use mesh_control::store::open;
+use mesh_control::store::{StoreConfig, open};
 
 use crate::connect::Home;
 use crate::exit::{Failure, OK, Outcome, REFUSED};
@@ -15,7 +15,7 @@ use crate::store::StoreArgs;
 /// anything in it is left alone. The store is that of `--home`, or an etcd cluster.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The backup.
+    /// The backup; `-` is the standard input.
     #[arg(value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]
@@ -26,14 +26,28 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: &Args) -> Outcome {
     let name = args.file.display();
-    let text = std::fs::read_to_string(&args.file)
-        .map_err(|error| Failure::doing(format!("reading {name}"), &error))?;
+    let text = if args.file.as_os_str() == "-" {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        std::fs::read_to_string(&args.file)
+    };
+    let text = text.map_err(|error| Failure::doing(format!("reading {name}"), &error))?;
     let backup =
         Backup::parse(&text).map_err(|problems| Failure::usage(format!("{name}: {problems}")))?;
-    let store = open(&args.store.config(&args.home.home))
+    let restored = fill(&args.store.config(&args.home.home), &backup).await?;
+    println!(
+        "{restored} objects of revision {} are in the store",
+        backup.revision()
+    );
+    Ok(OK.into())
+}
+
+/// Fills an empty store; says with how many objects.
+pub(crate) async fn fill(config: &StoreConfig, backup: &Backup) -> Result<usize, Failure> {
+    let store = open(config)
         .await
         .map_err(|error| Failure::doing("opening the store", &error).with_hint_of(error.hint()))?;
-    let restored = restore(store.as_ref(), &backup).await.map_err(|error| {
+    restore(store.as_ref(), backup).await.map_err(|error| {
         use mesh_control::api::backup::RestoreError::NotEmpty;
         let failure = Failure::of(&error);
         match error {
@@ -42,10 +56,5 @@ pub(crate) async fn run(args: &Args) -> Outcome {
                 .with_hint("stop the API server, and name a store that was never used"),
             _ => failure,
         }
-    })?;
-    println!(
-        "{restored} objects of revision {} are in the store",
-        backup.revision()
-    );
-    Ok(OK.into())
+    })
 }

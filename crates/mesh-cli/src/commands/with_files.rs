@@ -2,8 +2,10 @@
 //! one once the files that it needs are there.
 
 use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tokio_util::sync::CancellationToken;
@@ -42,7 +44,43 @@ pub(crate) fn run(args: &Args) -> Outcome {
         .await?;
         Ok(OK.into())
     })?;
+    make_executable(Path::new(program));
     let error = Command::new(program).args(rest).exec();
     let program = program.to_string_lossy();
     Err(Failure::doing(format!("starting `{program}`"), &error))
+}
+
+/// Makes a file executable that nobody may run: a single file that Nomad has downloaded is no
+/// program yet. Of a task's own command Nomad itself sees to that.
+fn make_executable(program: &Path) {
+    let Ok(found) = fs::metadata(program) else {
+        return;
+    };
+    let mode = found.permissions().mode();
+    if found.is_file() && mode & 0o111 == 0 {
+        // Whether it worked shows when it is started.
+        drop(fs::set_permissions(
+            program,
+            fs::Permissions::from_mode(mode | 0o755),
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_downloaded_program_can_be_run_and_others_stay_as_they_are() {
+        let directory = tempfile::tempdir().unwrap();
+        for (before, after) in [(0o644, 0o755), (0o700, 0o700)] {
+            let file = directory.path().join(format!("{before:o}"));
+            fs::write(&file, "").unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(before)).unwrap();
+            make_executable(&file);
+            let mode = fs::metadata(&file).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, after);
+        }
+        make_executable(&directory.path().join("none"));
+    }
 }

@@ -11,13 +11,13 @@ use serde_json::json;
 use crate::lab::{ADDRESS, Kind, Lab, job, until, with_agent_of};
 use crate::program::{MESH, Mesh};
 
-const NODE: Kind = Kind {
+pub(crate) const NODE: Kind = Kind {
     acl: false,
     own_files: true,
 };
 
 /// What bears witness of an install in the cluster.
-async fn traces(client: &Client) -> Vec<String> {
+pub(crate) async fn traces(client: &Client) -> Vec<String> {
     let mut traces = Vec::new();
     for namespace in client.namespaces().await.unwrap() {
         let name = namespace.name.text().to_owned();

@@ -1,8 +1,8 @@
 //! A real Nomad: `mesh nomad` installs, upgrades and leaves no trace; injected jobs run, with
 //! `mesh-cni` and the guard when it is Nomad that calls them.
 //!
-//! Needs root, `nomad` in `NOMAD_BIN` or PATH, dockerd, nft, and the standard CNI plugins: those of
-//! `MESH_CNI_PLUGINS`, else the distribution's.
+//! Needs root, `nomad` in `NOMAD_BIN` or PATH, dockerd, Envoy, kubectl, curl, openssl, perl, nft,
+//! and the standard CNI plugins: those of `MESH_CNI_PLUGINS`, else the distribution's.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![expect(clippy::panic, reason = "so is a panic, with a better message")]
@@ -23,9 +23,11 @@ mod application;
 mod cni;
 mod guard;
 mod host;
+mod ingress;
 mod install;
 mod node;
 mod program;
+mod restore;
 
 /// The binary under test.
 fn mesh() -> std::ffi::OsString {

@@ -28,9 +28,13 @@ pub(crate) struct Said {
 impl Mesh<'_> {
     /// Runs `mesh nomad` with these words.
     pub(crate) fn run(&self, words: &[&str]) -> Said {
+        self.verb(&[&["nomad"], words].concat())
+    }
+
+    /// Runs `mesh` with these words.
+    pub(crate) fn verb(&self, words: &[&str]) -> Said {
         let mut command = Command::new(MESH);
         command
-            .arg("nomad")
             .args(words)
             .env("NOMAD_ADDR", ADDRESS)
             .env("MESH_HOME", self.lab.directory().join("home"))

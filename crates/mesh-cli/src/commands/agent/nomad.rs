@@ -9,7 +9,9 @@ use mesh_agent::{Agent, AppProbe, AppProbeKind, Ports};
 use mesh_model::WorkloadPort;
 use mesh_nomad::client::{Address, Client, Config, TokenSource};
 use mesh_nomad::instances::{Following, Instances};
-use mesh_nomad::sidecar::{Allocation, ControlPlane, PortRef, Probe, ProbeKind, Sidecar};
+use mesh_nomad::sidecar::{
+    Allocation, ControlPlane, DNS_LABEL, METRICS_LABEL, PortRef, Probe, ProbeKind, Sidecar,
+};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -44,8 +46,14 @@ pub(super) async fn agent(file: &Path, tasks: &mut JoinSet<()>) -> Result<Agent,
         )
         .map_err(|problems| Failure::usage(problems.to_string()))?;
     let mut ports = Ports::default();
-    if let Some(port) = allocation.port(&PortRef::Label("mesh_health".to_owned())) {
-        ports.readiness = port;
+    for (label, port) in [
+        ("mesh_health", &mut ports.readiness),
+        (DNS_LABEL, &mut ports.dns),
+        (METRICS_LABEL, &mut ports.envoy_metrics),
+    ] {
+        *port = allocation
+            .port(&PortRef::Label(label.to_owned()))
+            .unwrap_or(*port);
     }
     let probes = sidecar.probes.iter();
     let probes = probes

@@ -65,6 +65,13 @@ pub(super) struct Extent {
     /// Mixers; 2 unless given.
     #[arg(long, value_name = "COUNT")]
     mixer: Option<u16>,
+    /// Gateways for callers outside the mesh, at most one on a node; none unless given.
+    #[arg(long, value_name = "COUNT")]
+    ingress: Option<u16>,
+    /// Ports of its node that each gateway has for itself: those of the Gateways that select
+    /// `istio=ingressgateway`; 80 and 443 unless given. May be repeated.
+    #[arg(long, value_name = "PORT", value_delimiter = ',')]
+    ingress_port: Vec<u16>,
     /// Port of the API server on its nodes; 6443 unless given.
     #[arg(long, value_name = "PORT")]
     api_port: Option<u16>,
@@ -108,7 +115,9 @@ impl Programs {
             };
             Delivery::images(image, &etcd)
         } else if !self.artifact.is_empty() {
-            Delivery::downloads(self.artifact.iter().cloned())
+            let mut delivery = Delivery::downloads(self.artifact.iter().cloned());
+            keep_etcd(&mut delivery, before);
+            delivery
         } else if let Some(program) = &self.program {
             Delivery::program(program)
         } else if let Some(before) = before {
@@ -138,6 +147,17 @@ impl Programs {
             && self.etcd_program.is_none()
             && self.etcd_image.is_none()
     }
+}
+
+/// An etcd that was downloaded stays the same where only `mesh` comes from elsewhere.
+fn keep_etcd(delivery: &mut Delivery, before: Option<&Delivery>) {
+    let mut downloads = delivery.downloads.iter();
+    if downloads.any(|download| has_etcd(&download.url)) {
+        return;
+    }
+    let before = before.into_iter().flat_map(|before| &before.downloads);
+    let etcd = before.filter(|download| has_etcd(&download.url));
+    delivery.downloads.extend(etcd.cloned());
 }
 
 /// Whether a download is etcd's own binary.
@@ -170,6 +190,10 @@ impl Extent {
         }
         if self.trust_domain.is_some() {
             settings.trust_domain.clone_from(&self.trust_domain);
+        }
+        settings.ingress.count = self.ingress.unwrap_or(settings.ingress.count);
+        if !self.ingress_port.is_empty() {
+            settings.ingress.ports.clone_from(&self.ingress_port);
         }
         if self.no_nodes {
             settings.network = None;
@@ -243,6 +267,27 @@ mod tests {
     }
 
     #[test]
+    fn gateways_are_remembered_with_their_ports() {
+        let first = ["--dev", "--program", "/bin/mesh", "--ingress", "2"];
+        let first = read(&first, None).unwrap();
+        assert_eq!(
+            (first.ingress.count, &first.ingress.ports[..]),
+            (2, &[80, 443][..])
+        );
+        let second = read(&["--ingress-port", "8080,8443"], Some(&first)).unwrap();
+        assert_eq!(
+            (second.ingress.count, &second.ingress.ports[..]),
+            (2, &[8080, 8443][..])
+        );
+        assert_eq!(read(&[], Some(&second)).unwrap(), second);
+        // What an older release remembers says nothing of gateways.
+        let mut older = serde_json::to_value(&second).unwrap();
+        older.as_object_mut().unwrap().remove("ingress");
+        let older: Settings = serde_json::from_value(older).unwrap();
+        assert_eq!(older.ingress.count, 0);
+    }
+
+    #[test]
     fn programs_come_one_way() {
         assert!(read(&[], None).unwrap_err().contains("how do programs"));
         assert!(read(&["--image", "m", "--program", "p"], None).is_err());
@@ -262,5 +307,13 @@ mod tests {
         let settings = read(&urls, None).unwrap();
         assert_eq!(settings.delivery.mesh, "local/bin/mesh");
         assert_eq!(settings.delivery.etcd, "local/bin/etcd");
+        // Another `mesh` alone leaves etcd as it is.
+        let later = read(&["--artifact", "http://a/mesh-2#sha256:2"], Some(&settings)).unwrap();
+        let urls = later.delivery.downloads.iter().map(|found| &found.url[..]);
+        assert_eq!(
+            urls.collect::<Vec<_>>(),
+            ["http://a/mesh-2", "http://a/etcd"]
+        );
+        assert_eq!(later.delivery.etcd, "local/bin/etcd");
     }
 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use mesh_nomad::client::{Client, TokenSource};
-use mesh_nomad::install::{Facts, RECORD, Settings};
+use mesh_nomad::install::{Component, Facts, RECORD, Settings};
 use mesh_nomad::model::acl::SecretText;
+use mesh_nomad::model::namespace::Namespace;
 use mesh_nomad::model::variable::Variable;
 use serde_json::Value;
 
@@ -45,6 +46,17 @@ impl Cluster {
         })
     }
 
+    /// The same, where a piece of the mesh is.
+    pub(super) fn of(&self, component: Component, settings: &Settings) -> Self {
+        Self {
+            client: self.client.clone(),
+            namespace: match component {
+                Component::Ingress => settings.ingress_namespace(),
+                _ => self.namespace.clone(),
+            },
+        }
+    }
+
     /// What it has.
     pub(super) async fn look(&self) -> Result<Found, Failure> {
         let agent = self.client.agent().await;
@@ -54,11 +66,7 @@ impl Cluster {
             .get()
             .and_then(|config| config.pointer("/ACL/Enabled"));
         let acl = acl.and_then(Value::as_bool).unwrap_or(false);
-        let namespace = match self.client.namespace(&self.namespace).await {
-            Ok(namespace) => Some(namespace),
-            Err(error) if error.is_not_found() => None,
-            Err(error) => return Err(failed("reading the namespace", &error)),
-        };
+        let namespace = self.namespace().await?;
         let mut facts = Facts {
             acl,
             nodes: self.nodes().await?,
@@ -84,6 +92,18 @@ impl Cluster {
             variables = self.variables().await?;
         }
         facts.namespace = namespace;
+        let place = Settings {
+            namespace: self.namespace.clone(),
+            ..Settings::default()
+        };
+        let gateways = self.of(Component::Ingress, &place);
+        facts.ingress_namespace = gateways.namespace().await?;
+        if facts.ingress_namespace.is_some() {
+            let found = gateways.jobs().await?.into_iter();
+            facts
+                .jobs
+                .extend(found.filter(|job| job.id.text() == Component::Ingress.job_id()));
+        }
         for (path, variable) in &variables {
             let items = variable.items.get();
             let names = items.into_iter().flat_map(|items| items.0.keys().cloned());
@@ -121,6 +141,18 @@ impl Cluster {
         Ok((found, settings))
     }
 
+    /// Its namespace, if there is one.
+    async fn namespace(&self) -> Result<Option<Namespace>, Failure> {
+        match self.client.namespace(&self.namespace).await {
+            Ok(namespace) => Ok(Some(namespace)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(failed(
+                format!("reading the namespace {}", self.namespace),
+                &error,
+            )),
+        }
+    }
+
     pub(super) async fn nodes(&self) -> Result<Vec<mesh_nomad::model::node::Node>, Failure> {
         let stubs = self.client.nodes().await;
         let stubs = stubs
@@ -137,7 +169,7 @@ impl Cluster {
         Ok(nodes)
     }
 
-    async fn jobs(&self) -> Result<Vec<mesh_nomad::model::Job>, Failure> {
+    pub(super) async fn jobs(&self) -> Result<Vec<mesh_nomad::model::Job>, Failure> {
         let stubs = self.client.jobs(&self.namespace).await;
         let stubs = stubs.map_err(|error| failed("reading jobs", &error))?.value;
         let mut jobs = Vec::with_capacity(stubs.len());

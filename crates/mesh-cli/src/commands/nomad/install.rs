@@ -2,17 +2,20 @@
 
 use std::path::PathBuf;
 
+use mesh_control::api::backup::Backup;
 use mesh_nomad::install::node::{Readiness, manual_steps};
 use mesh_nomad::install::{
-    Component, Facts, Plan, Settings, Shape, Step, is_ours, plan, roots_of, with_root_tags,
+    Component, Facts, INGRESS_ACCOUNT, Plan, Settings, Shape, Step, is_ours, plan, roots_of,
+    with_root_tags,
 };
 use mesh_nomad::model::Job;
 
 use super::choice::{Extent, Place, Programs};
 use super::cluster::{Cluster, Found};
 use super::rollout::{Change, is_delivered_anew};
-use super::{admin, failed, programs, secret};
+use super::{admin, failed, programs, restore, secret};
 use crate::exit::{Failure, OK, Outcome, REFUSED};
+use crate::join;
 
 /// Put the control plane of a mesh on a Nomad cluster, as jobs.
 ///
@@ -32,6 +35,10 @@ pub(crate) struct Args {
     /// Do not store the mesh-wide policy that refuses plaintext.
     #[arg(long)]
     permissive: bool,
+    /// A backup (`mesh backup`) that fills the store of this new mesh before anything reads it: the
+    /// mesh goes on with its roots and objects.
+    #[arg(long, value_name = "FILE", conflicts_with = "only_secrets")]
+    restore: Option<PathBuf>,
     /// Make namespace, policies, variables and volumes, and no job: for who registers the files of
     /// `mesh nomad render`.
     #[arg(long)]
@@ -82,8 +89,12 @@ pub(crate) async fn run(args: &Args) -> Outcome {
         .settings(&args.place, &args.programs, found.settings.as_ref())?;
     let plan = plan(&settings, &found.facts)
         .map_err(|refusals| Failure::new(refusals.to_string()).with_code(REFUSED))?;
+    let restore = args.restore.as_deref().map(restore::read).transpose()?;
+    if restore.is_some() {
+        restore::refuse_beside(&found.facts)?;
+    }
     if args.dry_run {
-        return print(&cluster, &plan).await;
+        return print(&cluster, &plan, restore.as_ref()).await;
     }
     let work = Work {
         cluster,
@@ -91,6 +102,7 @@ pub(crate) async fn run(args: &Args) -> Outcome {
         found,
         admin: args.admin.clone(),
         permissive: args.permissive,
+        restore,
     };
     work.carry_out(plan, args.only_secrets).await
 }
@@ -114,7 +126,7 @@ pub(crate) async fn upgrade(args: &UpgradeArgs) -> Outcome {
     let plan = plan(&settings, &found.facts)
         .map_err(|refusals| Failure::new(refusals.to_string()).with_code(REFUSED))?;
     if args.dry_run {
-        return print(&cluster, &plan).await;
+        return print(&cluster, &plan, None).await;
     }
     let work = Work {
         cluster,
@@ -123,19 +135,31 @@ pub(crate) async fn upgrade(args: &UpgradeArgs) -> Outcome {
         admin: args.admin.clone(),
         // Whoever took the policy away has decided.
         permissive: true,
+        restore: None,
     };
     work.carry_out(plan, false).await
 }
 
 /// What would be done, jobs by the server's own plan.
-async fn print(cluster: &Cluster, plan: &Plan) -> Outcome {
-    let has_namespace = !plan
+async fn print(cluster: &Cluster, plan: &Plan, restore: Option<&Backup>) -> Outcome {
+    let new: Vec<_> = plan
         .steps
         .iter()
-        .any(|step| matches!(step, Step::Namespace(_)));
+        .filter_map(|step| match step {
+            Step::Namespace(namespace) => Some(namespace.name.text()),
+            _ => None,
+        })
+        .collect();
+    if let Some(backup) = restore {
+        println!(
+            "fill the store with {} objects of revision {}",
+            backup.len(),
+            backup.revision()
+        );
+    }
     for step in &plan.steps {
         let verb = match step {
-            Step::Job(job) if has_namespace => {
+            Step::Job(job) if !new.contains(&job.namespace.text()) => {
                 let found = cluster.client.plan_job(job).await;
                 let found =
                     found.map_err(|error| failed(format!("planning {}", step.title()), &error))?;
@@ -146,6 +170,7 @@ async fn print(cluster: &Cluster, plan: &Plan) -> Outcome {
                 }
             }
             Step::Job(_) | Step::Namespace(_) | Step::Volume(_) => "make",
+            Step::End(_) => "end",
             _ => "write",
         };
         println!("{verb} {}", step.title());
@@ -160,6 +185,7 @@ struct Work {
     found: Found,
     admin: Admin,
     permissive: bool,
+    restore: Option<Backup>,
 }
 
 impl Work {
@@ -168,7 +194,7 @@ impl Work {
         let (jobs, ground): (Vec<_>, Vec<_>) = plan
             .steps
             .into_iter()
-            .partition(|step| matches!(step, Step::Job(_)));
+            .partition(|step| matches!(step, Step::Job(_) | Step::End(_)));
         // The namespace first: what follows is in it.
         for step in &ground {
             if !matches!(step, Step::Variable { .. }) {
@@ -187,32 +213,45 @@ impl Work {
             println!("no job was registered, as asked");
             return Ok(OK.into());
         }
+        let mut ended = Vec::new();
         let jobs: Vec<Job> = jobs
             .into_iter()
             .filter_map(|step| match step {
                 Step::Job(job) => Some(*job),
+                Step::End(component) => {
+                    ended.push(component);
+                    None
+                }
                 _ => None,
             })
             .collect();
-        if jobs
-            .iter()
-            .any(|job| is_delivered_anew(&self.found.facts, job))
-        {
+        let facts = &self.found.facts;
+        if jobs.iter().any(|job| is_delivered_anew(facts, job)) {
             programs::check(&self.cluster, &self.settings).await?;
             println!("programs: every node can get them");
         }
-        for job in &jobs {
-            if job.id.text() == Component::Node.job_id() {
-                continue;
-            }
+        // Gateways are told by the catalogue whom to trust, and have their rights from the API.
+        let (late, first): (Vec<_>, Vec<_>) = jobs.iter().partition(|job| {
+            let late = [Component::Node, Component::Ingress];
+            late.map(Component::job_id).contains(&job.id.text())
+        });
+        if let (Some(backup), Shape::Dev) = (&self.restore, self.settings.shape) {
+            restore::beside(&self.cluster, &self.settings, &plan.members, backup).await?;
+        }
+        for job in first {
             changes += self.bring(job).await?;
+            if let (Some(backup), true) = (&self.restore, job.id.text() == Component::Etcd.job_id())
+            {
+                let home = &self.admin.home.home;
+                restore::into_etcd(home, secrets.etcd.as_ref(), &plan.members, backup).await?;
+            }
         }
         changes += self.introduce(&secrets.authority).await?;
-        for job in jobs
-            .iter()
-            .filter(|job| job.id.text() == Component::Node.job_id())
-        {
+        for job in late {
             changes += self.bring(job).await?;
+        }
+        for component in ended {
+            changes += self.end(component).await?;
         }
         self.tell_nodes().await?;
         for component in &secrets.renewed {
@@ -230,6 +269,14 @@ impl Work {
         Ok(OK.into())
     }
 
+    /// Ends a piece; 1 if it was there.
+    async fn end(&self, component: Component) -> Result<usize, Failure> {
+        let place = self.cluster.of(component, &self.settings);
+        let was_there = place.end(component.job_id()).await?;
+        println!("job {}: gone", component.job_id());
+        Ok(usize::from(was_there))
+    }
+
     /// Makes what jobs stand on.
     async fn lay(&self, step: &Step) -> Result<(), Failure> {
         let client = &self.cluster.client;
@@ -244,8 +291,9 @@ impl Work {
 
     /// Brings a job; 1 if it was changed.
     async fn bring(&self, job: &Job) -> Result<usize, Failure> {
-        let change = self.cluster.bring(job).await?;
         let id = job.id.text();
+        let place = Component::of_job(id).map(|it| self.cluster.of(it, &self.settings));
+        let change = place.as_ref().unwrap_or(&self.cluster).bring(job).await?;
         Ok(match change {
             Change::None => 0,
             Change::Made => {
@@ -282,9 +330,14 @@ impl Work {
                     .with_code(REFUSED),
             );
         }
-        // Once: whoever took the policy away since has decided. The tags come last.
+        if self.settings.ingress.count > 0 {
+            changes += self.let_gateways_read(&api).await?;
+        }
+        // Once: whoever took the policy away since has decided, as has whoever made a backup. The
+        // tags come last.
         let is_new = roots_of(&stored).is_empty();
-        if is_new && !self.permissive && crate::commands::up::store_strict(&api).await? {
+        let decides = !self.permissive && self.restore.is_none();
+        if is_new && decides && crate::commands::up::store_strict(&api).await? {
             println!(
                 "stored PeerAuthentication default in istio-system: mutual TLS is STRICT in the whole mesh"
             );
@@ -297,6 +350,24 @@ impl Work {
             changes += 1;
         }
         Ok(changes)
+    }
+
+    /// Gives the account of the gateways what it may: Secrets of its namespace, and no other's.
+    async fn let_gateways_read(&self, api: &kube::Client) -> Result<usize, Failure> {
+        let namespace = self.settings.ingress_namespace();
+        let wrong = |problem: mesh_model::Problem| Failure::new(problem.to_string());
+        let made = join::ensure_gateway(
+            api,
+            &namespace.parse().map_err(wrong)?,
+            &INGRESS_ACCOUNT.parse().map_err(wrong)?,
+        )
+        .await?;
+        if made {
+            println!(
+                "service account {INGRESS_ACCOUNT} in {namespace}: may read the Secrets there"
+            );
+        }
+        Ok(usize::from(made))
     }
 
     /// Which nodes can take injected groups, and what to do about the others.

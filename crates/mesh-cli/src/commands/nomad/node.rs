@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use mesh_nomad::install::CniNetwork;
 use mesh_nomad::install::node::conflist;
+use tokio::signal::unix::{SignalKind, signal};
 
 use self::files::{Node, Outlook};
 use crate::exit::{Failure, OK, Outcome};
@@ -20,6 +21,8 @@ pub(crate) enum Command {
     Prepare(PrepareArgs),
     /// Take back what was put there.
     Remove(RemoveArgs),
+    /// Do nothing until told to end: where commands are to be run beside the store.
+    Wait,
     /// Print the network's file, for who prepares nodes by hand.
     Conflist(NetworkArgs),
 }
@@ -64,6 +67,7 @@ pub(crate) async fn run(command: &Command) -> Outcome {
     match command {
         Command::Prepare(args) => prepare(args).await,
         Command::Remove(args) => remove(args),
+        Command::Wait => wait().await,
         Command::Conflist(args) => {
             print!("{}", conflist(&args.network()));
             Ok(OK.into())
@@ -79,6 +83,13 @@ impl NetworkArgs {
             subnet: self.subnet.to_string(),
         }
     }
+}
+
+async fn wait() -> Outcome {
+    let mut end = signal(SignalKind::terminate())
+        .map_err(|error| Failure::doing("waiting for signals", &error))?;
+    end.recv().await;
+    Ok(OK.into())
 }
 
 async fn prepare(args: &PrepareArgs) -> Outcome {

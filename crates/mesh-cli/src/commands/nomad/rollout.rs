@@ -7,6 +7,7 @@ use mesh_nomad::install::{self, is_ours};
 use mesh_nomad::model::Job;
 use mesh_nomad::model::allocation::Allocation;
 use mesh_nomad::model::deployment::Deployment;
+use mesh_nomad::model::node::Node;
 
 use super::cluster::Cluster;
 use super::failed;
@@ -229,20 +230,7 @@ impl Cluster {
             .stop_job(&self.namespace, id, stop)
             .await
             .map_err(doing)?;
-        let start = Instant::now();
-        loop {
-            let allocations = self.allocations(id).await?;
-            let live = allocations.iter().filter(|found| !found.is_terminal());
-            let live: Vec<_> = live.map(|found| trouble::short(found.id.text())).collect();
-            if live.is_empty() {
-                break;
-            }
-            if start.elapsed() > SETTLE {
-                let message = format!("job {id}: allocations do not end: {}", live.join(", "));
-                return Err(Failure::new(message));
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
+        self.ended(id).await?;
         let purge = Stop {
             purge: true,
             ..stop
@@ -252,6 +240,44 @@ impl Cluster {
             .await
             .map_err(doing)?;
         Ok(true)
+    }
+
+    /// Waits until the allocations of a job that was stopped have ended. Of those on a lost node
+    /// nobody will ever hear that: they count as ended.
+    async fn ended(&self, id: &str) -> Result<(), Failure> {
+        let start = Instant::now();
+        loop {
+            let allocations = self.allocations(id).await?;
+            let unended = allocations.iter().filter(|found| !found.is_terminal());
+            let unended: Vec<_> = unended.collect();
+            if unended.is_empty() {
+                return Ok(());
+            }
+            let nodes = self.client.nodes().await;
+            let nodes = nodes.map(|reply| reply.value).unwrap_or_default();
+            let (lost, live): (Vec<_>, Vec<_>) = unended
+                .into_iter()
+                .partition(|found| is_lost(found, &nodes));
+            if live.is_empty() {
+                for found in lost {
+                    println!(
+                        "job {id}: {} on {} counts as ended, for the node is lost",
+                        trouble::short(found.id.text()),
+                        found.node_name.text()
+                    );
+                }
+                return Ok(());
+            }
+            if start.elapsed() > SETTLE {
+                let live: Vec<_> = live
+                    .iter()
+                    .map(|found| trouble::short(found.id.text()))
+                    .collect();
+                let message = format!("job {id}: allocations do not end: {}", live.join(", "));
+                return Err(Failure::new(message));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     async fn allocations(&self, id: &str) -> Result<Vec<Allocation>, Failure> {
@@ -273,6 +299,13 @@ impl Cluster {
             self.namespace
         ))
     }
+}
+
+/// Whether the node of an allocation is one that Nomad counts as lost; of these lists, which have
+/// none if Nomad did not answer.
+fn is_lost(allocation: &Allocation, nodes: &[Node]) -> bool {
+    let mut nodes = nodes.iter();
+    nodes.any(|node| node.id == allocation.node_id && node.is_lost())
 }
 
 fn progress(deployment: &Deployment) -> String {
@@ -313,4 +346,37 @@ pub(super) fn is_delivered_anew(facts: &install::Facts, job: &Job) -> bool {
     facts
         .job(job.id.text())
         .is_none_or(|stored| of(stored) != of(job))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_lost_node_nobody_hears_that_an_allocation_ended() {
+        let node = |id: &str, status: &str| Node {
+            id: id.into(),
+            status: status.into(),
+            ..Node::default()
+        };
+        let nodes = [
+            node("a", "down"),
+            node("b", "disconnected"),
+            node("c", "ready"),
+            node("d", "initializing"),
+        ];
+        let on = |id: &str| Allocation {
+            node_id: id.into(),
+            ..Allocation::default()
+        };
+        for (id, lost) in [
+            ("a", true),
+            ("b", true),
+            ("c", false),
+            ("d", false),
+            ("e", false),
+        ] {
+            assert_eq!(is_lost(&on(id), &nodes), lost, "{id}");
+        }
+    }
 }

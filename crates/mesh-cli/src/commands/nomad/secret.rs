@@ -31,6 +31,8 @@ const LIFE: Duration = Duration::from_secs(5 * 365 * 86400);
 pub(super) struct Secrets {
     /// The API's CA.
     pub(super) authority: Authority,
+    /// The CA of etcd, where there is one.
+    pub(super) etcd: Option<Authority>,
     /// Variables that were written.
     pub(super) written: Vec<String>,
     /// Jobs that run with credentials that were renewed since.
@@ -106,6 +108,7 @@ pub(super) async fn make(
     }
     Ok(Secrets {
         authority: api,
+        etcd,
         written,
         renewed,
     })

@@ -1,11 +1,13 @@
 //! `mesh nomad status`: each piece, the roots, the nodes.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use mesh_nomad::install::node::Readiness;
 use mesh_nomad::install::{Component, Counts, Settings, Shape, is_ours};
 use mesh_nomad::model::Job;
 use mesh_nomad::model::allocation::Allocation;
+use mesh_nomad::model::node::Node;
 use mesh_nomad::sidecar::ROOT_TAG;
 use serde::Serialize;
 
@@ -74,11 +76,12 @@ struct NodeReport {
 pub(crate) async fn run(args: &Args) -> Outcome {
     let cluster = Cluster::open(&args.place)?;
     let (found, settings) = cluster.look_at_install().await?;
+    let mut allocations = Vec::new();
     let report = Report {
         namespace: cluster.namespace.clone(),
-        components: components(&cluster, &found, &settings).await?,
+        components: components(&cluster, &found, &settings, &mut allocations).await?,
         roots: roots(&cluster, &args.admin).await?,
-        nodes: nodes(&found, &settings),
+        nodes: nodes(&found, &settings, &allocations),
     };
     if args.format.json {
         print_json(&report)?;
@@ -112,10 +115,12 @@ impl RootReport {
     }
 }
 
+/// How the pieces are; their allocations are added to `all`.
 async fn components(
     cluster: &Cluster,
     found: &Found,
     settings: &Settings,
+    all: &mut Vec<Allocation>,
 ) -> Result<Vec<ComponentReport>, Failure> {
     let wanted: Vec<(Component, u16)> = match settings.shape {
         Shape::Dev => vec![(Component::Dev, 1)],
@@ -130,9 +135,12 @@ async fn components(
             .zip([etcd, api, ca, pilot, mixer])
             .collect(),
     };
+    let gateways = settings.ingress.count;
+    let gateways = (gateways > 0).then_some((Component::Ingress, gateways));
     let mut reports = Vec::new();
-    for (component, count) in wanted {
+    for (component, count) in wanted.into_iter().chain(gateways) {
         let id = component.job_id();
+        let cluster = &cluster.of(component, settings);
         let Some(job) = found.facts.job(id).filter(|job| is_ours(job)) else {
             reports.push(ComponentReport {
                 job: id.to_owned(),
@@ -179,14 +187,17 @@ async fn components(
             programs: programs(job),
             deployment: deployment.map_or_else(String::new, |found| found.status.text().to_owned()),
         });
+        all.extend(allocations);
     }
     Ok(reports)
 }
 
 /// Whether all checks of an allocation pass, as its node sees it; not when the node is silent.
 async fn passes(cluster: &Cluster, allocation: &Allocation) -> bool {
-    let checks = cluster.client.checks(allocation.id.text()).await;
+    let checks = cluster.client.checks(allocation.id.text());
+    let checks = tokio::time::timeout(PATIENCE, checks).await;
     checks.is_ok_and(|checks| {
+        let checks = checks.unwrap_or_default();
         !checks.is_empty()
             && checks
                 .values()
@@ -262,9 +273,10 @@ async fn roots(cluster: &Cluster, admin: &Admin) -> Result<RootReport, Failure> 
     })
 }
 
-fn nodes(found: &Found, settings: &Settings) -> Vec<NodeReport> {
-    let report = |node: &mesh_nomad::model::node::Node| {
+fn nodes(found: &Found, settings: &Settings, allocations: &[Allocation]) -> Vec<NodeReport> {
+    let report = |node: &Node| {
         let (ready, why) = match &settings.network {
+            _ if node.is_lost() => (false, loss(node, allocations)),
             Some(network) => {
                 let readiness = Readiness::of(node, network);
                 (readiness.is_ready(), readiness.to_string())
@@ -281,6 +293,28 @@ fn nodes(found: &Found, settings: &Settings) -> Vec<NodeReport> {
     let mut nodes: Vec<_> = found.facts.nodes.iter().map(report).collect();
     nodes.sort_by(|a, b| a.name.cmp(&b.name));
     nodes
+}
+
+/// What a lost node means to the control plane: who went elsewhere, and who waits for it.
+fn loss(node: &Node, allocations: &[Allocation]) -> String {
+    let here = |found: &&Allocation| found.node_id == node.id;
+    let jobs = |is_wanted: bool| -> BTreeSet<&str> {
+        let there = allocations.iter().filter(here);
+        let there = there.filter(|found| match found.client_status.text() {
+            "lost" => !is_wanted,
+            "unknown" | "running" | "pending" => is_wanted,
+            _ => false,
+        });
+        there.map(|found| found.job_id.text()).collect()
+    };
+    let mut why = vec!["lost: nomad hears nothing of it".to_owned()];
+    for (is_wanted, words) in [(false, "placed anew"), (true, "waiting for it")] {
+        let jobs: Vec<_> = jobs(is_wanted).into_iter().collect();
+        if !jobs.is_empty() {
+            why.push(format!("{words}: {}", jobs.join(", ")));
+        }
+    }
+    why.join("; ")
 }
 
 fn print(report: &Report) {
@@ -333,3 +367,33 @@ fn print(report: &Report) {
 
 /// How long the API may take: a status is wanted when something is wrong, too.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_node_is_told_with_what_it_means() {
+        let node = Node {
+            id: "n2".into(),
+            status: "down".into(),
+            ..Node::default()
+        };
+        let allocation = |job: &str, node: &str, status: &str| Allocation {
+            job_id: job.into(),
+            node_id: node.into(),
+            client_status: status.into(),
+            ..Allocation::default()
+        };
+        let all = [
+            allocation("mesh-etcd", "n2", "unknown"),
+            allocation("mesh-pilot", "n2", "lost"),
+            allocation("mesh-pilot", "n1", "running"),
+            allocation("mesh-ca", "n2", "complete"),
+        ];
+        assert_eq!(
+            loss(&node, &all),
+            "lost: nomad hears nothing of it; placed anew: mesh-pilot; waiting for it: mesh-etcd"
+        );
+    }
+}

@@ -3,7 +3,8 @@
 use mesh_nomad::client::Stop;
 use mesh_nomad::inject::is_injected;
 use mesh_nomad::install::{
-    Component, RECORD, Settings, is_our_policy, node_removal, variable_path,
+    Component, RECORD, Settings, is_our_namespace, is_our_policy, is_ours, node_removal,
+    variable_path,
 };
 
 use super::choice::Place;
@@ -82,7 +83,8 @@ impl Work {
     /// The pieces, the last started first.
     async fn jobs(&self) -> Result<(), Failure> {
         for component in Component::ALL.into_iter().rev() {
-            if self.cluster.end(component.job_id()).await? {
+            let place = self.cluster.of(component, &self.settings);
+            if place.end(component.job_id()).await? {
                 println!("job {}: gone", component.job_id());
             }
         }
@@ -108,6 +110,12 @@ impl Work {
             .await;
         purged.map_err(|error| failed(format!("removing job {id}"), &error))?;
         println!("nodes: as they were");
+        for node in self.found.facts.nodes.iter().filter(|node| node.is_lost()) {
+            println!(
+                "node {}: lost; what it got stays there until somebody takes it away",
+                node.name.text()
+            );
+        }
         Ok(())
     }
 
@@ -133,11 +141,21 @@ impl Work {
                     .await;
                 removed.map_err(doing)?;
             }
-            client
-                .remove_host_volume(&self.cluster.namespace, id)
-                .await
-                .map_err(doing)?;
-            println!("volume {name} on node {}: gone", volume.node_id.text());
+            let mut nodes = self.found.facts.nodes.iter();
+            let is_lost = nodes.any(|node| node.id == volume.node_id && node.is_lost());
+            let namespace = &self.cluster.namespace;
+            let removed = if is_lost {
+                client.forget_host_volume(namespace, id).await
+            } else {
+                client.remove_host_volume(namespace, id).await
+            };
+            removed.map_err(doing)?;
+            let what = if is_lost {
+                "forgotten, for the node is lost; what it holds stays there"
+            } else {
+                "gone"
+            };
+            println!("volume {name} on node {}: {what}", volume.node_id.text());
         }
         Ok(())
     }
@@ -169,13 +187,14 @@ impl Work {
             removed.map_err(|error| failed(format!("removing variable {path}"), &error))?;
             println!("variable {path}: gone");
         }
+        self.ingress_namespace().await?;
         let keeps = !self.purge_data && !self.found.facts.volumes.is_empty();
         let foreign: Vec<_> = self
             .found
             .facts
             .jobs
             .iter()
-            .filter(|job| !mesh_nomad::install::is_ours(job))
+            .filter(|job| job.namespace.text() == namespace && !is_ours(job))
             .map(|job| job.id.text())
             .collect();
         if keeps || !foreign.is_empty() {
@@ -188,6 +207,29 @@ impl Work {
             return Ok(());
         }
         let removed = client.remove_namespace(namespace).await;
+        removed.map_err(|error| failed(format!("removing namespace {namespace}"), &error))?;
+        println!("namespace {namespace}: gone");
+        Ok(())
+    }
+
+    /// The namespace of the gateways, unless somebody has put a job of theirs there.
+    async fn ingress_namespace(&self) -> Result<(), Failure> {
+        let found = self.found.facts.ingress_namespace.as_ref();
+        if !found.is_some_and(is_our_namespace) {
+            return Ok(());
+        }
+        let place = self.cluster.of(Component::Ingress, &self.settings);
+        let namespace = &place.namespace;
+        let jobs = place.jobs().await?;
+        let foreign: Vec<_> = jobs.iter().map(|job| job.id.text()).collect();
+        if !foreign.is_empty() {
+            println!(
+                "namespace {namespace}: stays, for it has {}",
+                foreign.join(", ")
+            );
+            return Ok(());
+        }
+        let removed = place.client.remove_namespace(namespace).await;
         removed.map_err(|error| failed(format!("removing namespace {namespace}"), &error))?;
         println!("namespace {namespace}: gone");
         Ok(())
