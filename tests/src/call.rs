@@ -57,6 +57,9 @@ pub struct Load {
     /// when this file exists; one of the two must be given.
     #[serde(default)]
     pub until_file: Option<std::path::PathBuf>,
+    /// Not before this many requests, though the file exists; waited for two minutes at most.
+    #[serde(default)]
+    pub at_least: u64,
     /// Workers, each sending one request after the other.
     pub workers: u64,
     /// Pause of a worker between requests, in milliseconds.
@@ -77,6 +80,9 @@ pub struct LoadReport {
     pub by_version: BTreeMap<String, u64>,
     /// The first few errors in words.
     pub errors: Vec<String>,
+    /// When the last request was begun that failed, in seconds from the first; 0 if none did.
+    #[serde(default)]
+    pub failed_until: f64,
     /// Seconds from the first to the last.
     pub seconds: f64,
 }
@@ -135,6 +141,7 @@ impl LoadReport {
         for (version, count) in other.by_version {
             *self.by_version.entry(version).or_default() += count;
         }
+        self.failed_until = self.failed_until.max(other.failed_until);
         self.errors.extend(other.errors);
         self.errors.truncate(5);
     }
@@ -182,7 +189,7 @@ pub async fn load(load: Load) -> LoadReport {
     let load = Arc::new(load);
     let sent = Arc::new(AtomicU64::new(0));
     let workers: Vec<_> = (0..load.workers)
-        .map(|_| tokio::spawn(work(Arc::clone(&load), Arc::clone(&sent))))
+        .map(|_| tokio::spawn(work(Arc::clone(&load), Arc::clone(&sent), start)))
         .collect();
     let mut report = LoadReport::default();
     for worker in workers {
@@ -195,23 +202,31 @@ pub async fn load(load: Load) -> LoadReport {
     report
 }
 
-async fn work(load: Arc<Load>, sent: Arc<AtomicU64>) -> LoadReport {
+/// How long a load that is told to end goes on for the sake of its number.
+const LONGEST: Duration = Duration::from_secs(120);
+
+async fn work(load: Arc<Load>, sent: Arc<AtomicU64>, start: Instant) -> LoadReport {
     let mut report = LoadReport::default();
     let mut kept = None;
     loop {
         let number = sent.fetch_add(1, Ordering::Relaxed);
         let enough = load.requests.is_some_and(|requests| number >= requests);
-        let told = load.until_file.as_ref().is_some_and(|file| file.exists());
+        let told = load.until_file.as_ref().is_some_and(|file| file.exists())
+            && (number >= load.at_least || start.elapsed() > LONGEST);
         if enough || told || (load.requests.is_none() && load.until_file.is_none()) {
             return report;
         }
         let new = number.is_multiple_of(2);
+        let begun = start.elapsed().as_secs_f64();
         let outcome = if new {
             once(load.call.clone()).await
         } else {
             on(&mut kept, &load.call).await
         };
         report.count(&outcome, new);
+        if outcome.status != 200 {
+            report.failed_until = report.failed_until.max(begun);
+        }
         if load.pause_ms > 0 {
             tokio::time::sleep(Duration::from_millis(load.pause_ms)).await;
         }

@@ -15,10 +15,12 @@ mod world;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Instant;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cmd::Cmd;
 use crate::provision::{self, Tools};
@@ -52,8 +54,6 @@ fn outside(root: &Path, arguments: &E2eArguments) -> Result<(), Failure> {
     let built = Instant::now();
     let before = Machine::look();
 
-    // The scenario handles the interrupt and takes everything down; we only wait for it.
-    ignore_interrupts()?;
     let program = std::env::current_exe()?;
     let mut inner = Command::new(tools.need("unshare")?);
     inner
@@ -64,7 +64,7 @@ fn outside(root: &Path, arguments: &E2eArguments) -> Result<(), Failure> {
         .args(arguments.keep.then_some("--keep"))
         .stdin(Stdio::null())
         .stdout(std::io::stderr());
-    let status = inner.status()?;
+    let status = run_inside(&mut inner)?;
 
     let mut report = Report::load(&home).unwrap_or_default();
     if !arguments.keep {
@@ -219,22 +219,30 @@ fn nothing_left(before: &Machine, after: &Machine) -> Row {
     }
 }
 
-/// SIGINT goes to the whole foreground group; the inner process answers it.
-fn ignore_interrupts() -> Result<(), Failure> {
+/// Runs the inner process, which takes everything down when it is told to end. We only wait for it,
+/// and tell it so: a terminal tells both, others only the process that they know.
+fn run_inside(inner: &mut Command) -> Result<ExitStatus, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()?;
-    // A handler that does nothing, for as long as this process lives.
-    let guard = runtime.enter();
-    for kind in [
-        tokio::signal::unix::SignalKind::interrupt(),
-        tokio::signal::unix::SignalKind::terminate(),
-    ] {
-        let mut signals = tokio::signal::unix::signal(kind)?;
-        tokio::spawn(async move { while signals.recv().await.is_some() {} });
+    let entered = runtime.enter();
+    // Before it is there, so that none is lost; for as long as this process lives.
+    let heard = [
+        (Signal::INT, signal(SignalKind::interrupt())?),
+        (Signal::TERM, signal(SignalKind::terminate())?),
+    ];
+    drop(entered);
+    let mut inner = inner.spawn()?;
+    let pid = Pid::from_child(&inner);
+    for (kind, mut heard) in heard {
+        runtime.spawn(async move {
+            while heard.recv().await.is_some() {
+                if let Err(errno) = kill_process(pid, kind) {
+                    eprintln!("the scenario cannot be told to end: {errno}");
+                }
+            }
+        });
     }
-    drop(guard);
-    std::mem::forget(runtime);
-    Ok(())
+    Ok(inner.wait()?)
 }

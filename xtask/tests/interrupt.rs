@@ -1,18 +1,16 @@
 //! What `cargo xtask e2e` does when it cannot run, may not run, or is told to end.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+#[path = "interrupt/run.rs"]
+mod run;
+
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::symlink;
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustix::process::{Pid, Signal, kill_process_group};
-
-const XTASK: &str = env!("CARGO_BIN_EXE_xtask");
-const HOME: &str = "/tmp/mesh-e2e";
+use run::{End, XTASK, end};
 
 /// Held by every test: a run with other features builds the program anew under the others' feet.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -32,52 +30,19 @@ fn refusal(command: &mut Command) -> String {
 #[test]
 fn interrupted_it_takes_everything_down_and_a_second_run_waits_for_its_turn() {
     let _alone = alone();
-    // A group of its own, as a terminal makes one: the interrupt goes to all of it.
-    let mut run = Command::new(XTASK)
-        .arg("e2e")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(run.stderr.take().unwrap()).lines();
-    let mut heard = Vec::new();
-    let deployed = "rules before sidecar, sidecar live before the application";
-    for line in lines.by_ref() {
-        heard.push(line.unwrap());
-        if heard.last().unwrap().contains(deployed) {
-            break;
-        }
-    }
-    assert!(heard.last().unwrap().contains("pass"), "{heard:#?}");
+    end("process", End::Terminal, || {
+        let second = refusal(Command::new(XTASK).arg("e2e"));
+        assert!(
+            second.contains("another `cargo xtask e2e` is running on this machine"),
+            "{second}"
+        );
+    });
+}
 
-    let second = refusal(Command::new(XTASK).arg("e2e"));
-    assert!(
-        second.contains("another `cargo xtask e2e` is running on this machine"),
-        "{second}"
-    );
-
-    let group = Pid::from_raw(i32::try_from(run.id()).unwrap()).unwrap();
-    kill_process_group(group, Signal::INT).unwrap();
-    // Its progress is read to the end, else it could not write.
-    heard.extend(lines.map(Result::unwrap));
-    let mut table = String::new();
-    run.stdout
-        .take()
-        .unwrap()
-        .read_to_string(&mut table)
-        .unwrap();
-    assert!(!run.wait().unwrap().success());
-    assert!(
-        table.contains("FAIL     the scenario ran to its end"),
-        "{table}"
-    );
-    assert!(
-        table.contains("pass     everything is down and nothing is left"),
-        "{table}\n{heard:#?}"
-    );
-    assert!(!Path::new(HOME).exists(), "{HOME} is left");
+#[test]
+fn told_to_end_alone_it_takes_everything_down_too() {
+    let _alone = alone();
+    end("process", End::Kill, || {});
 }
 
 #[test]

@@ -94,6 +94,8 @@ async fn rows(world: &World, daemons: &mut Daemons) {
     tokio::join!(identity::rotation(world), others);
     if let Some(lab) = &mut daemons.nomad {
         nomad::rows(world, lab).await;
+        let kept = world.page_is_kept(true);
+        world.record("README's commands for an agent were run as they are", kept);
     }
 }
 

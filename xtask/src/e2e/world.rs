@@ -30,10 +30,15 @@ pub(crate) struct World {
     /// The table so far; rows of phases that run at the same time come as they are known.
     rows: RefCell<Vec<Row>>,
     began: Instant,
+    /// README's commands for a Nomad.
+    page: nomad::Page,
 }
 
 /// The groups that are not the sample's, on whatever ground.
 const CONTROL_PLANE: [&str; 6] = ["control-plane", "etcd", "apiserver", "ca", "pilot", "mixer"];
+
+/// How long a program may run: an upgrade of a cluster takes the longest.
+const PROGRAM: Duration = Duration::from_secs(400);
 
 /// What a program said.
 #[derive(Debug)]
@@ -54,6 +59,7 @@ impl World {
             ground,
             rows: RefCell::default(),
             began: Instant::now(),
+            page: nomad::Page::open(root),
         }
     }
 
@@ -70,6 +76,11 @@ impl World {
     /// What the mesh is installed on.
     pub(crate) fn ground(&self) -> Ground {
         self.ground
+    }
+
+    /// README's commands for a Nomad.
+    pub(crate) fn page(&self) -> &nomad::Page {
+        &self.page
     }
 
     /// The directory of control sockets.
@@ -195,8 +206,28 @@ impl World {
     }
 
     pub(crate) async fn says(&self, program: &str, arguments: &[&str]) -> Step<Said> {
-        let output = Process::new(self.bin(program))
-            .args(arguments)
+        let mut process = Process::new(self.bin(program));
+        let words = format!("{program} {}", arguments.join(" "));
+        self.run(process.args(arguments), &words).await
+    }
+
+    /// Runs a script in the directory of job files, however it ends.
+    pub(crate) async fn shell(&self, script: &str) -> Step<Said> {
+        let directory = self.jobs()?;
+        let mut process = Process::new("sh");
+        process.args(["-e", "-c", script]).current_dir(directory);
+        self.run(&mut process, script.trim()).await
+    }
+
+    /// The directory of job files.
+    pub(crate) fn jobs(&self) -> Step<PathBuf> {
+        let directory = self.home.join("jobs");
+        std::fs::create_dir_all(&directory).map_err(|error| error.to_string())?;
+        Ok(directory)
+    }
+
+    async fn run(&self, process: &mut Process, words: &str) -> Step<Said> {
+        let output = process
             .env("MESH_HOME", self.mesh_home())
             .env(
                 "DOCKER_HOST",
@@ -213,12 +244,10 @@ impl World {
             )
             .stdin(Stdio::null())
             .output();
-        let output = tokio::time::timeout(Duration::from_secs(300), output)
+        let output = tokio::time::timeout(PROGRAM, output)
             .await
-            .map_err(|_elapsed| {
-                format!("`{program} {}` took more than 300 s", arguments.join(" "))
-            })?
-            .map_err(|error| format!("`{program}`: {error}"))?;
+            .map_err(|_elapsed| format!("`{words}` took more than {} s", PROGRAM.as_secs()))?
+            .map_err(|error| format!("`{words}`: {error}"))?;
         Ok(Said {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

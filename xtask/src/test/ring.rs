@@ -105,6 +105,19 @@ pub(crate) const RINGS: &[Ring] = &[
         needs: &[Need::Root, Need::Program("envoy"), Need::Program("kubectl")],
     },
     Ring {
+        name: "interrupt-nomad",
+        target: Some("interrupt_nomad"),
+        needs: &[
+            Need::Root,
+            Need::Program("envoy"),
+            Need::Program("kubectl"),
+            Need::Program("nomad"),
+            Need::Program("dockerd"),
+            Need::Program("host-local"),
+            Need::Program("nft"),
+        ],
+    },
+    Ring {
         name: "dist",
         target: Some("dist"),
         needs: &[

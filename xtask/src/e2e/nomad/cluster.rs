@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
 use super::lab::{inner, remove_cgroups, shell};
-use super::{NODE, get};
+use super::{Files, NODE, get};
 use crate::e2e::world::{Step, World, ensure, eventually};
 
 /// The servers and their addresses.
@@ -27,11 +27,15 @@ pub(crate) const SERVERS: [(&str, &str); 3] = [
 pub(crate) const CLIENTS: [(&str, &str); 3] =
     [("c0", NODE), ("c1", "10.20.0.21"), ("c2", "10.20.0.22")];
 
+/// Where nodes download programs: the router.
+const FILES: ([u8; 4], u16) = ([10, 20, 0, 254], 8099);
+
 /// The cluster.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     home: PathBuf,
     machines: BTreeMap<&'static str, Machine>,
+    files: Option<Files>,
 }
 
 #[derive(Debug)]
@@ -73,8 +77,10 @@ impl Cluster {
         let cluster = cluster.insert(Self {
             home: world.home().to_owned(),
             machines: BTreeMap::new(),
+            files: None,
         });
         shell(NETWORK, &cluster.home).await?;
+        cluster.files = Some(Files::serve(world, FILES.into()).await?);
         for (name, address) in SERVERS.into_iter().chain(CLIENTS) {
             let first = cluster.boot(name, address).await?;
             let config = cluster.configure(name, address).map_err(io)?;
@@ -86,7 +92,26 @@ impl Cluster {
             .map(drop)
     }
 
-    /// Ends an agent as a crash does, and starts it again.
+    /// `URL#sha256:HEX` of a file that nodes can download.
+    pub(crate) fn artifact(&self, name: &str) -> Step<String> {
+        let files = self.files.as_ref().ok_or("no files are served")?;
+        files.artifact(name)
+    }
+
+    /// Ends a machine as a loss of power does, and boots it on what it has stored.
+    pub(crate) async fn reboot(&mut self, name: &'static str) -> Step<()> {
+        let address = CLIENTS.iter().find(|(client, _)| *client == name);
+        let (_, address) = address.ok_or("no such machine")?;
+        self.cut_power(name).await?;
+        drop(fs::remove_file(self.directory(name).join("booted")));
+        let first = self.boot(name, address).await?;
+        let config = self.directory(name).join("agent.json");
+        let agent = self.agent(&first, name, &config)?;
+        self.machines.insert(name, Machine { first, agent });
+        Ok(())
+    }
+
+    /// Ends an agent as a crash does.
     pub(crate) async fn kill_agent(&mut self, name: &str) -> Step<()> {
         let machine = self.machines.get_mut(name).ok_or("no such machine")?;
         let pid = inner(&machine.agent).ok_or("the agent does not run")?;
@@ -161,7 +186,8 @@ impl Cluster {
         eventually(Duration::from_secs(10), up).await?;
         let pid = inner(&first).ok_or("the machine has no first process")?;
         let join = format!(
-            "ip link add v-{name} type veth peer name eth0 netns {pid}
+            "ip link delete v-{name} 2>/dev/null || true
+             ip link add v-{name} type veth peer name eth0 netns {pid}
              ip link set v-{name} master lab0 up
              nsenter --target {pid} --net sh -e -c '
                  ip addr add {address}/24 dev eth0

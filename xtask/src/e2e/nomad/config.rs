@@ -10,7 +10,7 @@ use super::NODE;
 
 /// The second address of the node, at which the client listens. Not one of the link, for Nomad gives
 /// static ports once for each of those.
-const CLIENT: &str = "10.20.9.2";
+pub(super) const CLIENT: &str = "10.20.9.2";
 /// The cgroup of Nomad's tasks, in every hierarchy.
 pub(crate) const CGROUP: &str = "mesh-e2e-nomad";
 /// The image of the container that holds a group's network.

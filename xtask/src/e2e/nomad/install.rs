@@ -13,6 +13,8 @@ use crate::e2e::world::{Step, World, ensure, eventually};
 /// Nomad's namespace of the control plane, and its job.
 pub(crate) const SYSTEM: (&str, &str) = ("mesh-system", "mesh");
 
+/// How long all jobs together may take to end, each with its delays.
+const ENDING: Duration = Duration::from_secs(90);
 /// How long what ends may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -41,10 +43,11 @@ impl World {
             program.display().to_string(),
             directory.display().to_string(),
         );
-        let words = ["nomad", "install", "--dev", "--program", &program];
-        self.mesh(&[&words[..], &["--directory", &directory]].concat())
-            .await
-            .map(drop)
+        // Everything of the run is below its own directory.
+        let program = format!("{program} --directory {directory}");
+        let values = [("/usr/local/bin/mesh", &program[..])];
+        let command = "mesh nomad install --dev --program /usr/local/bin/mesh";
+        self.as_the_page_says(&[command], &values).await.map(drop)
     }
 
     /// Where the install keeps the store on the node.
@@ -141,6 +144,11 @@ impl World {
             .map(str::to_owned)
             .collect();
         for id in &ids {
+            self.nomad(&["job", "stop", "-detach", id]).await?;
+        }
+        // What Nomad forgets while it runs is ended one after the other.
+        eventually(ENDING, ended).await?;
+        for id in &ids {
             self.nomad(&["job", "stop", "-purge", id]).await?;
         }
         let said = self.mesh(&["nomad", "uninstall", "--purge-data"]).await?;
@@ -206,6 +214,25 @@ impl World {
         init.map(|pid| pid.trim().to_owned())
             .map_err(|error| error.to_string())
     }
+}
+
+/// Every task of the default namespace has ended.
+async fn ended() -> Step<()> {
+    let allocations = get("/v1/allocations?namespace=default").await?;
+    let status = |stub: &Value| {
+        stub.get("ClientStatus")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    };
+    let all = allocations.as_array().into_iter().flatten();
+    let running = all.filter(|stub| {
+        matches!(
+            status(stub).as_deref(),
+            Some("pending" | "running" | "unknown")
+        )
+    });
+    let running = running.count();
+    ensure(running == 0, || format!("{running} allocations run"))
 }
 
 /// Where the control plane tells its metrics.

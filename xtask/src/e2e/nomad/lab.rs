@@ -121,7 +121,15 @@ impl Lab {
         *self.slot(agent) = Some(child);
         match agent {
             Agent::Server => eventually(PATIENCE, keyring).await.map(drop),
-            Agent::Client => eventually(PATIENCE, ready).await.map(drop),
+            Agent::Client => {
+                // The server says what the client before it said, for a while.
+                let serves = || async {
+                    let address = (config::CLIENT, 4646);
+                    tokio::net::TcpStream::connect(address).await.map_err(io)
+                };
+                eventually(PATIENCE, serves).await?;
+                eventually(PATIENCE, ready).await.map(drop)
+            }
         }
     }
 

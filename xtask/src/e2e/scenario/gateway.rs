@@ -8,6 +8,8 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
 use super::routing::{apply, delete};
+use crate::Ground;
+use crate::e2e::nomad::NODE;
 use crate::e2e::world::{Said, Step, World, ensure, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -28,16 +30,58 @@ async fn edge(world: &World) -> Step<String> {
     for name in ["shop", "partner", "client", "next"] {
         certificate(world, name).await?;
     }
+    let address = start(world).await?;
     secret(world, "shop", "shop").await?;
     secret(world, "partner", "partner").await?;
     let roots = format!("--from-file=ca.crt={}", file(world, "client.crt"));
     let made = ["create", "secret", "generic", "partner-cacert", &roots];
-    world.kubectl(&made).await?;
+    world.kubectl(&[&made[..], &beside(world)].concat()).await?;
     apply(world, "edge.yaml").await?;
     let listed = world.kubectl(&["get", "gw", "-o", "name"]).await?;
     ensure(listed.contains("gateway.networking.istio.io/edge"), || {
         format!("`kubectl get gw` says {listed}")
     })?;
+    let served = served(world, &address).await?;
+    let refused = refused(world, &address).await?;
+    let rotated = rotation(world, &address).await?;
+    let status = world.mesh(&["proxy-status"]).await?;
+    let name = match world.ground() {
+        Ground::Nomad => "/ingress",
+        _ => "default/edge",
+    };
+    ensure(status.contains(name), || {
+        format!("`mesh proxy-status` does not name the gateway: {status}")
+    })?;
+    let secrets = ["delete", "secret", "shop", "partner", "partner-cacert"];
+    world
+        .kubectl(&[&secrets[..], &beside(world)].concat())
+        .await?;
+    delete(world, "edge.yaml").await?;
+    match world.ground() {
+        Ground::Nomad => world.mesh(&["nomad", "install", "--ingress", "0"]).await?,
+        _ => world.mesh(&["rm", "edge"]).await?,
+    };
+    Ok(format!("{served}; {refused}; {rotated}"))
+}
+
+/// Where the Secrets of the gateway are: in its own namespace.
+fn beside(world: &World) -> [&'static str; 2] {
+    match world.ground() {
+        Ground::Nomad => ["--namespace", "mesh-ingress"],
+        _ => ["--namespace", "default"],
+    }
+}
+
+/// Starts the gateway, and says where it is.
+async fn start(world: &World) -> Step<String> {
+    if world.ground() == Ground::Nomad {
+        // There is one node.
+        let values = [("--ingress 2", "--ingress 1")];
+        world
+            .as_the_page_says(&["mesh nomad install --ingress "], &values)
+            .await?;
+        return Ok(NODE.to_owned());
+    }
     let started = world
         .mesh(&[
             "run",
@@ -49,23 +93,11 @@ async fn edge(world: &World) -> Step<String> {
             "istio=ingressgateway",
         ])
         .await?;
-    let address = started
+    started
         .rsplit_once(" at ")
         .and_then(|(_, addresses)| addresses.split(',').next())
         .map(|address| address.trim().to_owned())
-        .ok_or_else(|| format!("`mesh run` says {started}"))?;
-    let served = served(world, &address).await?;
-    let refused = refused(world, &address).await?;
-    let rotated = rotation(world, &address).await?;
-    let status = world.mesh(&["proxy-status"]).await?;
-    ensure(status.contains("default/edge"), || {
-        format!("`mesh proxy-status` does not name the gateway: {status}")
-    })?;
-    world.mesh(&["rm", "edge"]).await?;
-    delete(world, "edge.yaml").await?;
-    let secrets = ["delete", "secret", "shop", "partner", "partner-cacert"];
-    world.kubectl(&secrets).await?;
-    Ok(format!("{served}; {refused}; {rotated}"))
+        .ok_or_else(|| format!("`mesh run` says {started}"))
 }
 
 /// What the gateway serves.
@@ -308,9 +340,10 @@ async fn secret(world: &World, name: &str, certificate: &str) -> Step<()> {
     world.kubectl(&arguments).await.map(drop)
 }
 
-fn create(world: &World, name: &str, certificate: &str) -> [String; 6] {
+fn create(world: &World, name: &str, certificate: &str) -> [String; 8] {
     let own = file(world, &format!("{certificate}.crt"));
     let key = file(world, &format!("{certificate}.key"));
+    let [flag, namespace] = beside(world);
     [
         "create".to_owned(),
         "secret".to_owned(),
@@ -318,5 +351,7 @@ fn create(world: &World, name: &str, certificate: &str) -> [String; 6] {
         name.to_owned(),
         format!("--cert={own}"),
         format!("--key={key}"),
+        flag.to_owned(),
+        namespace.to_owned(),
     ]
 }

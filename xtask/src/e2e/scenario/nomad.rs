@@ -50,10 +50,11 @@ async fn client_restarted(world: &World, lab: &mut Lab) -> Step<String> {
         lab.stop_agent(Agent::Client, Signal::INT).await?;
         lab.start_agent(Agent::Client).await?;
         let new = lab.pid(Agent::Client);
-        ensure(old.is_some() && old != new, || {
-            format!("the client is still {old:?}")
-        })?;
-        Ok::<_, String>((old.unwrap_or_default(), new.unwrap_or_default()))
+        let (Some(old), Some(new)) = (old, new) else {
+            return Err(format!("the client was {old:?} and is {new:?}"));
+        };
+        ensure(old != new, || format!("the client is still {old}"))?;
+        Ok::<_, String>((old, new))
     };
     let (load, restarted) = under_load(world, "client", event).await;
     let (old, new) = restarted?;

@@ -59,6 +59,16 @@ pub(crate) async fn updates(world: &World, group: &str) -> Step<u64> {
     Ok(sum)
 }
 
+/// How many endpoints Envoy calls for a port of a service of the default namespace.
+pub(crate) async fn endpoints(world: &World, group: &str, service: &str, port: u16) -> Step<usize> {
+    let body = ask(world, group, "/clusters").await?;
+    let cluster = format!("outbound|{port}||{service}.default.mesh::");
+    let healthy = body
+        .lines()
+        .filter(|line| line.starts_with(&cluster) && line.ends_with("::health_flags::healthy"));
+    Ok(healthy.count())
+}
+
 /// Asks the admin interface, a file socket in the sidecar's own directory.
 async fn ask(world: &World, group: &str, path: &str) -> Step<String> {
     let failed = |error: std::io::Error| format!("Envoy of {group}, {path}: {error}");

@@ -137,6 +137,7 @@ async fn versions(world: &World, url: &str, times: u64) -> Step<Vec<String>> {
         call: Call::get(url),
         requests: Some(times),
         until_file: None,
+        at_least: 0,
         workers: 1,
         pause_ms: 0,
     };
@@ -160,6 +161,7 @@ async fn by_weight(world: &World) -> Step<String> {
         call: Call::get(url),
         requests: Some(1000),
         until_file: None,
+        at_least: 0,
         workers: 4,
         pause_ms: 0,
     };

@@ -50,6 +50,7 @@ async fn pair(world: &World, client: &str, from: &str, to: &str) -> Step<String>
         call: Call::get(&format!("http://{to}:9080/only")),
         requests: Some(1000),
         until_file: None,
+        at_least: 0,
         workers: 4,
         pause_ms: 0,
     };

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::super::control_plane::under_load_on;
 use super::super::deploy::nomad::task;
+use super::super::proxy::endpoints;
 use super::super::routing::apply;
 use crate::e2e::nomad::{Allocation, Group, Job, Service, Task, allocations, get};
 use crate::e2e::world::{Step, World, ensure, eventually};
@@ -34,7 +35,9 @@ pub(super) async fn rows(world: &World) {
 async fn start(world: &World) -> Step<()> {
     world.run_job(&job(world, "v1"), "cni").await?;
     apply(world, "web-no-retries.yaml").await?;
-    eventually(PATIENCE, || served(COUNT)).await.map(drop)
+    eventually(PATIENCE, || served(world, COUNT))
+        .await
+        .map(drop)
 }
 
 fn job(world: &World, version: &str) -> Job {
@@ -64,8 +67,9 @@ fn job(world: &World, version: &str) -> Job {
     }
 }
 
-/// So many instances are in Nomad's catalogue, and every sidecar of theirs is ready.
-async fn served(count: u32) -> Step<Vec<Allocation>> {
+/// So many instances are in Nomad's catalogue, every sidecar of theirs is ready, and who sends the
+/// load calls them all: whoever takes the next one away before that takes away the last.
+async fn served(world: &World, count: u32) -> Step<Vec<Allocation>> {
     let listed = get(&format!("/v1/service/{SERVICE}")).await?;
     let listed = listed.as_array().map_or(0, Vec::len);
     let running = allocations("default", SERVICE, SERVICE).await?;
@@ -80,17 +84,21 @@ async fn served(count: u32) -> Step<Vec<Allocation>> {
             format!("the sidecar at {address} says {}", ready.status)
         })?;
     }
+    let called = endpoints(world, "productpage-v1", SERVICE, 9080).await?;
+    ensure(called == running.len(), || {
+        format!("{called} instances are called, {} run", running.len())
+    })?;
     Ok(running)
 }
 
 async fn restarted(world: &World) -> Step<String> {
     let event = async {
         let mut evidence = Vec::new();
-        for allocation in served(COUNT).await? {
+        for allocation in served(world, COUNT).await? {
             let old = allocation.process("app", "mesh-echo")?;
             world.nomad(&["alloc", "restart", &allocation.id]).await?;
             let again = || async {
-                let found = served(COUNT).await?;
+                let found = served(world, COUNT).await?;
                 let it = found.iter().find(|it| it.id == allocation.id);
                 let it = it.ok_or("the allocation is another")?;
                 let new = it.process("app", "mesh-echo")?;
@@ -112,10 +120,10 @@ async fn updated(world: &World) -> Step<String> {
         ids.collect::<std::collections::BTreeSet<_>>()
     };
     let event = async {
-        let before = ids(&served(COUNT).await?);
+        let before = ids(&served(world, COUNT).await?);
         // Returns when Nomad says that the deployment has succeeded.
         world.run_job(&job(world, "v2"), "cni").await?;
-        let (after, _) = eventually(PATIENCE, || served(COUNT)).await?;
+        let (after, _) = eventually(PATIENCE, || served(world, COUNT)).await?;
         let after = ids(&after);
         ensure(before.is_disjoint(&after), || {
             format!("allocations were {before:?} and are {after:?}")
