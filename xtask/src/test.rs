@@ -110,14 +110,10 @@ fn target_ring(
     if !unmet.is_empty() {
         return Ok(Row::not_run(ring.name, unmet.join("; ")));
     }
-    // `envoy_mixer` is of ring `envoy`.
     let mine: BTreeSet<&str> = targets
         .iter()
         .map(|found| found.name.as_str())
-        .filter(|name| {
-            name.strip_prefix(target)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
-        })
+        .filter(|name| ring::target_of(name) == Some(target))
         .collect();
     if mine.is_empty() {
         return Ok(Row::not_run(

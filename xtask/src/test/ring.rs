@@ -203,6 +203,17 @@ impl Need {
     }
 }
 
+/// The ring's target that a target of tests belongs to: `envoy_mixer` to `envoy`, and
+/// `interrupt_nomad` to the ring of that name and not to `interrupt`.
+pub(crate) fn target_of(name: &str) -> Option<&'static str> {
+    let targets = RINGS.iter().filter_map(|ring| ring.target);
+    let fitting = targets.filter(|target| {
+        let rest = name.strip_prefix(target);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+    });
+    fitting.max_by_key(|target| target.len())
+}
+
 /// Every test target of the workspace that plain `cargo test` leaves out.
 pub(crate) fn targets(root: &Path) -> Result<Vec<Target>, Failure> {
     let text = Cmd::cargo(root)
@@ -232,4 +243,24 @@ pub(crate) fn targets(root: &Path) -> Result<Vec<Target>, Failure> {
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_of_the_ring_that_has_most_of_its_name() {
+        for (name, ring) in [
+            ("envoy", Some("envoy")),
+            ("envoy_mixer", Some("envoy")),
+            ("interrupt", Some("interrupt")),
+            ("interrupt_nomad", Some("interrupt_nomad")),
+            ("nomad_check", Some("nomad_check")),
+            ("envoys", None),
+            ("it", None),
+        ] {
+            assert_eq!(target_of(name), ring, "{name}");
+        }
+    }
 }
