@@ -91,7 +91,6 @@ const IFA_LOCAL: u16 = 2;
 const IFA_PROTO: u16 = 11;
 /// Without duplicate address detection: the address is usable at once.
 const IFA_F_NODAD: u8 = 0x02;
-const IFA_F_TENTATIVE: u8 = 0x40;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -206,18 +205,12 @@ pub(crate) fn read(kind: u16, content: &[u8]) -> Option<Listed> {
     }
 }
 
-/// Whether the kernel lists this address, on whatever link, as one that can be used.
-pub(crate) fn is_ready(kind: u16, content: &[u8], wanted: IpAddr) -> bool {
-    let Some((header, rest)) = content.split_at_checked(ADDRESS_HEADER) else {
-        return false;
-    };
-    let is_tentative = header
-        .get(2)
-        .is_some_and(|flags| flags & IFA_F_TENTATIVE != 0);
-    let is_wanted = |attribute: &Attribute<'_>| {
-        attribute.kind == IFA_ADDRESS && read_octets(attribute) == Some(wanted)
-    };
-    kind == RTM_NEWADDR && !is_tentative && attributes(rest).any(|it| is_wanted(&it))
+/// Whether an answer to [`route_to`] says that packets to the address stay on this machine.
+pub(crate) fn is_local(kind: u16, content: &[u8]) -> bool {
+    matches!(
+        content.get(..ROUTE_HEADER),
+        Some([_, _, _, _, _, _, _, RTN_LOCAL, ..])
+    ) && kind == RTM_NEWROUTE
 }
 
 fn read_rule(content: &[u8]) -> Option<Listed> {
@@ -426,10 +419,24 @@ mod tests {
     }
 
     #[test]
+    fn a_route_that_stays_here_is_told_from_one_that_leaves() {
+        let answer = |route_type| {
+            let mut header = [0; ROUTE_HEADER];
+            header[7] = route_type;
+            header
+        };
+        assert!(is_local(RTM_NEWROUTE, &answer(RTN_LOCAL)));
+        assert!(!is_local(RTM_NEWROUTE, &answer(1))); // RTN_UNICAST
+        assert!(!is_local(RTM_NEWADDR, &answer(RTN_LOCAL)));
+    }
+
+    #[test]
     fn hostile_answers_are_no_entries() {
         for kind in [RTM_NEWRULE, RTM_NEWROUTE, RTM_NEWADDR, 0] {
             for length in 0..24 {
-                assert_eq!(read(kind, &vec![0xff; length]), None);
+                let answer = vec![0xff; length];
+                assert_eq!(read(kind, &answer), None);
+                assert!(!is_local(kind, &answer));
             }
         }
     }

@@ -24,7 +24,7 @@ use crate::engine::route::RouteSocket;
 use crate::engine::socket::Socket;
 use crate::netlink::{Attributes, table_addition, table_removal};
 use crate::rtnetlink::{
-    Entry, Pair, ask_link, carries, delete_link, is_ready, lists, new_pair, set_up,
+    Entry, Pair, ask_link, carries, delete_link, is_local, new_pair, route_to, set_up,
 };
 use crate::{Family, InstanceName};
 
@@ -422,7 +422,10 @@ fn new_namespace() -> io::Result<File> {
     })
 }
 
-/// Waits until a link carries packets and its addresses can be used.
+/// Waits until a link carries packets and its addresses take them.
+///
+/// An address of IPv6 is listed, and can be bound, before the kernel has a route for it: it adds
+/// that later, in its own time, and what arrives before is lost.
 fn wait_ready(
     routes: &RouteSocket,
     link: u32,
@@ -431,11 +434,14 @@ fn wait_ready(
     let deadline = Instant::now() + LINK_PATIENCE;
     let mut waiting: Vec<IpAddr> = addresses.collect();
     loop {
-        for request in lists() {
-            routes.ask(&request, |kind, content| {
-                waiting.retain(|address| !is_ready(kind, content, *address));
-            })?;
-        }
+        waiting.retain(|address| {
+            let mut takes = false;
+            let asked = routes.ask(&route_to(*address), |kind, content| {
+                takes = is_local(kind, content);
+            });
+            // No route at all is an error of the kernel's, and is one only for now.
+            asked.is_err() || !takes
+        });
         let mut is_up = false;
         routes.ask(&ask_link(link), |_, content| is_up = carries(content))?;
         if is_up && waiting.is_empty() {
