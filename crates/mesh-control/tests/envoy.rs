@@ -395,6 +395,33 @@ fn grpc_is_carried_also_on_a_port_of_plain_http() {
     }
 }
 
+/// A service of which one endpoint, outside the mesh, speaks HTTP/1.1 and nothing else.
+const BARE: &str = r#"
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: bare, namespace: shop}
+spec:
+  hosts: [bare.shop.mesh]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{name: http, number: 80, protocol: HTTP, targetPort: 81}]
+  endpoints: [{address: OUTSIDE}]
+"#;
+
+#[test]
+fn an_application_without_sidecar_is_spoken_to_as_its_port_says() {
+    let world = World::start(&format!("{SHOP}{BARE}"));
+    let [outside, _] = world.server.machine.outside;
+    world.server.serve_http(outside, 81);
+    let [bare, _] = world.virtual_addresses("bare.shop.mesh");
+    let answer = world.get(bare, 80, "bare.shop.mesh", "/one");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let (code, body) = world.get_over_http2(bare, 80, "bare.shop.mesh", "/two");
+    assert_eq!(code, 200);
+    assert!(body.contains("GET /two HTTP/1.1\r\n"), "{body}");
+}
+
 #[test]
 fn an_endpoint_is_reached_at_its_other_address() {
     let world = World::start(SHOP);

@@ -9,7 +9,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 use std::{fs, thread};
 
-use hyper_util::rt::TokioIo;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Bytes;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use mesh_control::pilot::mesh::{Config, Mesh};
 use mesh_control::pilot::snapshot;
 use mesh_model::{Health, Host, Workload};
@@ -161,9 +163,42 @@ impl Kept {
     }
 }
 
-// === impl World, calls of gRPC ===
+// === impl World, calls of HTTP/2 ===
 
 impl World {
+    /// A request of the client's application in HTTP/2, and the status and body of the answer.
+    pub(crate) fn get_over_http2(
+        &self,
+        to: IpAddr,
+        port: u16,
+        host: &str,
+        path: &str,
+    ) -> (u16, String) {
+        let stream = self
+            .client
+            .machine
+            .inside(move || TcpStream::connect((to, port)).unwrap());
+        stream.set_nonblocking(true).unwrap();
+        let request = http::Request::get(format!("http://{host}{path}"))
+            .body(Empty::<Bytes>::new())
+            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.unwrap().block_on(async {
+            let stream = TokioIo::new(tokio::net::TcpStream::from_std(stream).unwrap());
+            let (mut sender, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), stream)
+                    .await
+                    .unwrap();
+            tokio::spawn(connection);
+            let answer = sender.send_request(request).await.unwrap();
+            let status = answer.status().as_u16();
+            let body = answer.into_body().collect().await.unwrap().to_bytes();
+            (status, String::from_utf8_lossy(&body).into_owned())
+        })
+    }
+
     /// A call of gRPC by the client's application, which sends one message.
     pub(crate) fn call_grpc(&self, to: IpAddr, port: u16, host: &str) {
         let stream = self
@@ -371,7 +406,8 @@ fn mesh_of(yaml: &str, client: &Machine, server: &Machine) -> Mesh {
         .replace("HALFDEAD", &format!("[\"10.99.0.77\", \"{}\"]", server.v6))
         .replace("SERVER4", &format!("[\"{}\"]", server.v4))
         .replace("SERVER6", &format!("[\"{}\"]", server.v6))
-        .replace("SERVER", &list(server));
+        .replace("SERVER", &list(server))
+        .replace("OUTSIDE", &server.outside[0].to_string());
     let mut documents: Vec<Value> = serde_saphyr::from_multiple(&yaml).unwrap();
     let workloads: Vec<Workload> = serde_json::from_value(documents.remove(0)).unwrap();
     let mut config = Config {

@@ -5,7 +5,9 @@ mod protocol;
 
 use std::time::Duration;
 
-use mesh_model::istio::destination_rule::{PortTrafficPolicy, SimpleLoadBalancer, TlsMode};
+use mesh_model::istio::destination_rule::{
+    ClientTls, PortTrafficPolicy, SimpleLoadBalancer, TlsMode,
+};
 use mesh_model::istio::peer_authentication::MutualTlsMode;
 use mesh_model::service::{Location, Resolution};
 use mesh_model::{Endpoint, Host, Namespace, Protocol, Service, SpiffeId};
@@ -70,6 +72,15 @@ pub(super) enum Transport {
     Mixed,
     /// None has.
     Plain,
+}
+
+/// How a cluster's connections are secured.
+#[derive(Clone, Copy, Debug)]
+enum Way<'a> {
+    /// As the endpoints' sidecars do it.
+    To(Transport),
+    /// With TLS that a rule asks for.
+    Origination(&'a ClientTls),
 }
 
 // === impl Part ===
@@ -160,25 +171,35 @@ pub(super) fn outbound(mesh: &Mesh, entry: &Entry, part: &Part) -> cds::Cluster 
     let protocol = declared.map_or(Protocol::Tcp, |declared| declared.protocol);
     let mut http = Http::default();
     policy::apply(&mut cluster, &mut http, &part.policy);
-    http.speak(&mut cluster, protocol);
-    secure(mesh, entry, part, protocol, &mut cluster);
+    let way = way(mesh, service, part);
+    match way {
+        Way::To(Transport::Mesh) => http.speak_on(&mut cluster, protocol),
+        _ => http.speak_to_application(&mut cluster, protocol),
+    }
+    match way {
+        Way::To(transport) => secure(mesh, service, transport, &mut cluster),
+        Way::Origination(settings) => {
+            let http2 = matches!(protocol, Protocol::Http2 | Protocol::Grpc);
+            cluster.transport_socket = Some(tls::origination(settings, entry, http2));
+        }
+    }
     cluster
 }
 
-/// Secures a cluster as its rule says, else as its endpoints can.
-fn secure(mesh: &Mesh, entry: &Entry, part: &Part, protocol: Protocol, cluster: &mut cds::Cluster) {
-    let service = &entry.service;
+/// How the way to a part is secured: as its rule says, else as its endpoints can.
+fn way<'a>(mesh: &Mesh, service: &Service, part: &'a Part) -> Way<'a> {
+    match &part.policy.tls {
+        Some(settings) => match settings.mode {
+            TlsMode::Disable => Way::To(Transport::Plain),
+            TlsMode::Simple | TlsMode::Mutual => Way::Origination(settings),
+            _ => Way::To(Transport::Mesh),
+        },
+        None => Way::To(transport(mesh, service, part.port)),
+    }
+}
+
+fn secure(mesh: &Mesh, service: &Service, transport: Transport, cluster: &mut cds::Cluster) {
     let client = || tls::client(&mesh.trust_domain, &service.identities);
-    let transport = match part.policy.tls.as_ref().map(|tls| (tls.mode, tls)) {
-        Some((TlsMode::Disable, _)) => Transport::Plain,
-        Some((TlsMode::Simple | TlsMode::Mutual, settings)) => {
-            let http2 = matches!(protocol, Protocol::Http2 | Protocol::Grpc);
-            cluster.transport_socket = Some(tls::origination(settings, entry, http2));
-            return;
-        }
-        Some(_) => Transport::Mesh,
-        None => transport(mesh, service, part.port),
-    };
     match transport {
         Transport::Mesh => cluster.transport_socket = Some(client()),
         Transport::Plain => {}
@@ -290,7 +311,7 @@ fn balanced(cluster: cds::Cluster) -> cds::Cluster {
 
 fn passthrough() -> cds::Cluster {
     let mut cluster = original_destination(PASSTHROUGH.to_owned());
-    Http::default().speak(&mut cluster, Protocol::Http);
+    Http::default().speak_on(&mut cluster, Protocol::Http);
     cluster
 }
 
@@ -316,7 +337,7 @@ fn mixer(mesh: &Mesh) -> cds::Cluster {
         transport_socket: Some(tls::control_plane(&mesh.trust_domain, identity.as_slice())),
         ..of_type(MIXER.to_owned(), DiscoveryType::Static)
     };
-    Http::default().speak(&mut cluster, Protocol::Grpc);
+    Http::default().speak_on(&mut cluster, Protocol::Grpc);
     cluster
 }
 
@@ -364,7 +385,7 @@ pub(super) fn forward() -> cds::Cluster {
         }),
         ..Http::default()
     };
-    http.speak(&mut cluster, Protocol::Http);
+    http.speak_on(&mut cluster, Protocol::Http);
     cluster
 }
 

@@ -30,45 +30,41 @@ pub(super) struct Http {
 // === impl Http ===
 
 impl Http {
-    /// Sets which HTTP `cluster` speaks; nothing for TCP and TLS.
+    /// Sets which HTTP `cluster` speaks where only sidecars listen, or whoever the caller chose;
+    /// nothing for TCP and TLS.
     ///
-    /// On a port of plain `http` it is what the caller speaks, for it may be another sidecar that
-    /// listens there.
-    pub(super) fn speak(self, cluster: &mut Cluster, protocol: Protocol) {
-        let spoken = match protocol {
-            Protocol::Http if !self.upgrade => {
-                UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
-                    http_protocol_options: Some(core::Http1ProtocolOptions::default()),
-                    http2_protocol_options: Some(self.http2.clone()),
-                    ..Default::default()
-                })
-            }
-            Protocol::Http | Protocol::Http2 | Protocol::Grpc => self.explicitly_http2(),
-            _ => return,
-        };
-        self.set(cluster, spoken);
+    /// On a port of plain `http` it is what the caller speaks: the sidecar there hands it on as
+    /// what its application speaks.
+    pub(super) fn speak_on(self, cluster: &mut Cluster, protocol: Protocol) {
+        let on = UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
+            http_protocol_options: Some(core::Http1ProtocolOptions::default()),
+            http2_protocol_options: Some(self.http2.clone()),
+            ..Default::default()
+        });
+        self.speak(cluster, protocol, on);
     }
 
-    /// Sets which HTTP `cluster` speaks to the application itself; nothing for TCP and TLS.
+    /// Sets which HTTP `cluster` speaks where applications themselves listen; nothing for TCP and
+    /// TLS.
     ///
     /// A port of plain `http` is one of HTTP/1.1, as in Istio, whatever the caller speaks: over TLS
     /// browsers speak HTTP/2 to a gateway, which hands it on.
     pub(super) fn speak_to_application(self, cluster: &mut Cluster, protocol: Protocol) {
+        let http1 = explicitly(ProtocolConfig::HttpProtocolOptions(
+            core::Http1ProtocolOptions::default(),
+        ));
+        self.speak(cluster, protocol, http1);
+    }
+
+    /// `plain` is what is spoken on a port of plain `http`.
+    fn speak(self, cluster: &mut Cluster, protocol: Protocol, plain: UpstreamProtocolOptions) {
         let spoken = match protocol {
-            Protocol::Http => explicitly(ProtocolConfig::HttpProtocolOptions(
-                core::Http1ProtocolOptions::default(),
-            )),
-            Protocol::Http2 | Protocol::Grpc => self.explicitly_http2(),
+            Protocol::Http if !self.upgrade => plain,
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc => {
+                explicitly(ProtocolConfig::Http2ProtocolOptions(self.http2.clone()))
+            }
             _ => return,
         };
-        self.set(cluster, spoken);
-    }
-
-    fn explicitly_http2(&self) -> UpstreamProtocolOptions {
-        explicitly(ProtocolConfig::Http2ProtocolOptions(self.http2.clone()))
-    }
-
-    fn set(self, cluster: &mut Cluster, spoken: UpstreamProtocolOptions) {
         let options = HttpProtocolOptions {
             common_http_protocol_options: self.common,
             upstream_http_protocol_options: self.name,
