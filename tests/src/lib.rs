@@ -9,3 +9,4 @@
 pub mod call;
 pub mod control;
 pub mod echo;
+pub mod port;

@@ -15,7 +15,7 @@ mod suite;
 #[path = "store/tls.rs"]
 mod tls;
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -24,6 +24,7 @@ use futures_util::StreamExt as _;
 use mesh_control::ca::Lifetimes;
 use mesh_control::server::{Listen, ServerConfig};
 use mesh_control::store::{EtcdTls, StoreConfig, StoreError, open};
+use mesh_tests::port::free_address;
 use proptest::test_runner::{Config, TestRunner};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -131,11 +132,6 @@ fn spawn(home: &Path, client: SocketAddr, peer: SocketAddr, tls: &[String]) -> C
         .stderr(Stdio::null())
         .spawn()
         .expect("this ring needs `etcd` in PATH (Debian package etcd-server)")
-}
-
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap()
 }
 
 /// Waits until the store answers.

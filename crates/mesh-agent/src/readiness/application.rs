@@ -307,16 +307,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_where_nobody_listens_fails_and_one_where_somebody_does_succeeds() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let port = socket.local_addr().unwrap().port();
         let application = application(port, AppProbeKind::Tcp);
-        assert_eq!(
-            application.check("/app-health/web/1").await.unwrap().0,
-            StatusCode::OK
-        );
-        drop(listener);
-        let (status, _) = application.check("/app-health/web/1").await.unwrap();
-        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        let check = async || application.check("/app-health/web/1").await.unwrap().0;
+        assert_eq!(check().await, StatusCode::SERVICE_UNAVAILABLE);
+        let _listener = socket.listen(1).unwrap();
+        assert_eq!(check().await, StatusCode::OK);
     }
 
     #[tokio::test]

@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use mesh_agent::{Agent, Ports, Timing};
 use mesh_identity::testing::Authority;
 use mesh_model::SidecarConfig;
 use mesh_proto::envoy::service::discovery::v3::Resource;
+use mesh_tests::port::free_address;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
@@ -252,23 +252,6 @@ fn is_complete(answer: &[u8]) -> bool {
         digits.parse::<usize>().unwrap()
     });
     length.map_or(body.ends_with("0\r\n\r\n"), |length| body.len() >= length)
-}
-
-/// A port of loopback that nobody has, neither by tcp nor by udp.
-///
-/// Below the range from which the kernel takes ports for outgoing connections:
-/// those of other tests would be in the way between this look and the use.
-fn free_address() -> SocketAddr {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let next = NEXT.fetch_add(1, Ordering::Relaxed);
-        // Processes begin at different places.
-        let port = 10_000 + (std::process::id() * 97 + next) % 20_000;
-        let address = SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()));
-        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
-            return address;
-        }
-    }
 }
 
 fn envoy() -> PathBuf {

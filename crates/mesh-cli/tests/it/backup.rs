@@ -1,10 +1,10 @@
 //! A control plane whose store is lost comes back from a backup as it was.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use mesh_tests::port::free_address;
 use serde_json::Value;
 
 use super::mesh;
@@ -18,9 +18,7 @@ struct Plane {
 impl Plane {
     fn start(home: &Path) -> Self {
         let home = home.to_str().unwrap().to_owned();
-        let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [api, grpc, metrics] =
-            listeners.map(|listener| listener.local_addr().unwrap().to_string());
+        let [api, grpc, metrics] = [(); 3].map(|()| free_address().to_string());
         let arguments = [
             ["server", "--roles", "api,ca", "--listen", "127.0.0.1"].as_slice(),
             &["--api-listen", &api, "--grpc-listen", &grpc],

@@ -199,7 +199,7 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket};
 
     use super::*;
 
@@ -231,10 +231,11 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_does_not_answer_is_left_for_the_next() {
-        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // It has an address, and does not listen there.
+        let closed = TcpSocket::new_v4().unwrap();
+        closed.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let open = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (away, there) = (closed.local_addr().unwrap(), open.local_addr().unwrap());
-        drop(closed);
         let (told, known) = watch::channel(Instances {
             addresses: [away, there].into(),
             ..Instances::default()

@@ -73,6 +73,7 @@ struct Mesh {
 /// A server of ADS on loopback.
 struct Plane {
     address: SocketAddr,
+    door: std::net::TcpListener,
     views: Views,
     sessions: Sessions,
     stop: CancellationToken,
@@ -95,10 +96,11 @@ impl Drop for Envoy {
 }
 
 impl Plane {
-    /// Listens at `address`, where port 0 is any.
-    async fn start(address: SocketAddr) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
-        let address = listener.local_addr().unwrap();
+    /// Serves who connects to `door`, which stays open when this ends: an address that is given
+    /// back may not be had again at once.
+    async fn start(door: std::net::TcpListener) -> Self {
+        let listener = TcpListener::from_std(door.try_clone().unwrap()).unwrap();
+        let address = door.local_addr().unwrap();
         let stop = CancellationToken::new();
         let registry = AgentRegistry::new();
         let views = Views::new();
@@ -129,6 +131,7 @@ impl Plane {
         Self {
             server,
             address,
+            door,
             _view: views.subscribe(&id()),
             views,
             sessions,
@@ -137,10 +140,11 @@ impl Plane {
         }
     }
 
-    /// Ends every stream and frees the address.
-    async fn stop(self) {
+    /// Ends every stream, and gives back where the next one can serve.
+    async fn stop(self) -> std::net::TcpListener {
         self.stop.cancel();
         self.server.await.unwrap().unwrap();
+        self.door
     }
 
     fn publish(&self, mesh: &Mesh) {
@@ -434,7 +438,9 @@ where
     F: Future<Output = ()>,
 {
     Runtime::new().unwrap().block_on(async {
-        let plane = Plane::start((Ipv4Addr::LOCALHOST, 0).into()).await;
+        let door = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        door.set_nonblocking(true).unwrap();
+        let plane = Plane::start(door).await;
         plane.publish(mesh);
         let _envoy = Envoy::start(plane.address);
         plane.synced(mesh.services.len(), 1).await;
@@ -514,9 +520,7 @@ fn who_comes_back_to_another_server_is_sent_what_changed_and_nothing_else() {
     let mut mesh = Mesh::of(50);
     let before = mesh.clone();
     run(&before, |plane| async move {
-        let address = plane.address;
-        plane.stop().await;
-        let plane = Plane::start(address).await;
+        let plane = Plane::start(plane.stop().await).await;
         plane.publish(&mesh);
         plane.synced(50, 1).await;
         for kind in ResourceType::ALL {
@@ -524,8 +528,7 @@ fn who_comes_back_to_another_server_is_sent_what_changed_and_nothing_else() {
             assert_eq!(sent, 0, "{kind:?}");
         }
 
-        plane.stop().await;
-        let plane = Plane::start(address).await;
+        let plane = Plane::start(plane.stop().await).await;
         mesh.services[7].1 = 1;
         mesh.services[8].2 = 1;
         plane.publish(&mesh);

@@ -9,7 +9,7 @@ use mesh_proto::istio::v1::auth::istio_certificate_service_server::{
 };
 use mesh_proto::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
 use proptest::prelude::*;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
 use tonic::{Request, Response, Status};
 use x509_parser::prelude::{FromDer as _, X509CertificationRequest};
@@ -274,9 +274,10 @@ async fn the_next_address_is_tried_when_one_does_not_answer() {
     let ca = FakeCa::new(Leaf::of(WEB));
     let mut tasks = JoinSet::new();
     let address = ca.serve(&mut tasks).await;
-    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    // It has an address, and does not listen there.
+    let closed = TcpSocket::new_v4().unwrap();
+    closed.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
     let nobody = closed.local_addr().unwrap();
-    drop(closed);
     let (_directory, token) = token_file();
     let mut source = ca.join(address, Some(token));
     source.addresses.insert(0, nobody);
