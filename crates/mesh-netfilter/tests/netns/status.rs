@@ -1,6 +1,8 @@
 //! Status, differences, hazards: what is told about rules without touching them.
 
+use std::io::ErrorKind;
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 use mesh_netfilter::{
     Backend, Engine, Facts, Family, Hazard, HostNetwork, Note, Plan, Policy, Port, RuleState, Side,
@@ -99,6 +101,21 @@ fn a_difference_is_shown_as_lines_of_both_sides() {
     }
 }
 
+/// Listens where somebody has just listened: that socket lives on for a moment in whatever program
+/// another test is about to start.
+fn rebind(address: &str) -> TcpListener {
+    let began = Instant::now();
+    loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                assert!(began.elapsed() < Duration::from_secs(30), "{error}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            listener => return listener.unwrap(),
+        }
+    }
+}
+
 #[test]
 fn what_keeps_traffic_from_the_proxy_is_a_hazard() {
     let namespace = Namespace::new();
@@ -125,7 +142,7 @@ fn what_keeps_traffic_from_the_proxy_is_a_hazard() {
     assert!(report.hazards.contains(&v4), "{:?}", report.hazards);
     assert_eq!(report.notes, []);
     drop(loopback);
-    let _wildcard = namespace.inside(ROOT, || TcpListener::bind("[::]:15006").unwrap());
+    let _wildcard = namespace.inside(ROOT, || rebind("[::]:15006"));
     namespace.ip("link add d0 type veth peer name d1");
     namespace.ip("link set d0 up");
     namespace.ip("link set d1 up");
