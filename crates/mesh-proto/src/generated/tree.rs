@@ -123,6 +123,11 @@ pub mod envoy {
                         include!("envoy.extensions.filters.common.fault.v3.rs");
                     }
                 }
+                pub mod set_filter_state {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.common.set_filter_state.v3.rs");
+                    }
+                }
             }
             pub mod http {
                 pub mod dynamic_forward_proxy {
@@ -172,6 +177,11 @@ pub mod envoy {
                 pub mod rbac {
                     pub mod v3 {
                         include!("envoy.extensions.filters.network.rbac.v3.rs");
+                    }
+                }
+                pub mod set_filter_state {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.network.set_filter_state.v3.rs");
                     }
                 }
                 pub mod tcp_proxy {
