@@ -1,6 +1,7 @@
 //! A swarm of proxies against a control plane in a process of its own, over mutual TLS: time until
 //! all are in sync, memory per client, how soon a change has reached the last of them and what it
-//! costs, and what is sent to those who come back.
+//! costs, and what is sent to those who come back. Before that, in process, what an endpoint change
+//! costs where applications call addresses of nodes themselves.
 //!
 //! `cargo xtask bench ads`. `CLIENTS` sets how many proxies and services there are (1,000); each
 //! service has two endpoints. Every client checks each version that it is sent against the hash of
@@ -14,6 +15,8 @@
 
 #[path = "shared/account.rs"]
 mod account;
+#[path = "ads/address.rs"]
+mod address;
 #[path = "shared/plane.rs"]
 mod plane;
 #[path = "shared/report.rs"]
@@ -52,6 +55,10 @@ const LISTEN: Duration = Duration::from_secs(2);
 fn main() {
     plane::run(async || {
         let clients = env::var("CLIENTS").map_or(1000, |text| text.parse().unwrap());
+        progress(&format!(
+            "applications call some of {clients} addresses of nodes"
+        ));
+        address::run(clients);
         run(clients).await;
     });
 }

@@ -133,6 +133,7 @@ fn same([one, other]: &[Layer; 2]) -> Result<(), TestCaseError> {
     for kind in ResourceType::ALL {
         prop_assert_eq!(one.of(kind), other.of(kind));
     }
+    prop_assert_eq!(&one.direct, &other.direct);
     Ok(())
 }
 

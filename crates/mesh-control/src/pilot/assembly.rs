@@ -1,6 +1,7 @@
 //! The mesh as it was assembled last, for the publisher and for those who ask why.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_model::{Health, Host, Mode, Namespace, Workload};
@@ -46,9 +47,11 @@ impl MeshAssembly {
 
 impl Assembly for MeshAssembly {
     fn assemble(&mut self, config: &Arc<Config>, workloads: &[(Workload, Health)]) {
+        let mut mesh = Mesh::assemble(config, workloads);
+        mesh.remember_nodes(&self.resolved.mesh);
         let resolved = Arc::new(Resolved {
             config: Arc::clone(config),
-            mesh: Mesh::assemble(config, workloads),
+            mesh,
         });
         self.before = std::mem::replace(&mut self.resolved, resolved);
         let warnings: BTreeSet<_> = self.resolved.mesh.warnings.iter().cloned().collect();
@@ -65,6 +68,10 @@ impl Assembly for MeshAssembly {
 
     fn credentials(&self) -> BTreeSet<CredentialKey> {
         self.resolved.mesh.wanted_credentials()
+    }
+
+    fn nodes(&self) -> &BTreeSet<IpAddr> {
+        &self.resolved.mesh.nodes
     }
 
     fn shared(&self, namespace: &Namespace, mode: Mode, before: Option<&Layer>) -> Layer {

@@ -8,6 +8,7 @@ mod change;
 mod credential;
 mod edge;
 mod entry;
+mod node;
 mod policy;
 mod registered;
 mod scope;
@@ -15,7 +16,7 @@ mod service_entry;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mesh_model::destination::{self, HostRules};
@@ -91,6 +92,8 @@ pub struct Mesh {
     pub unaddressed: BTreeSet<Host>,
     /// What contradicts itself or is left out, in a fixed order.
     pub warnings: Vec<Warning>,
+    /// The addresses of nodes at which workloads with sidecars are called, or were.
+    pub nodes: BTreeSet<IpAddr>,
     workloads: BTreeMap<WorkloadId, (Workload, Health)>,
     virtual_services: ByHost<VirtualService>,
     destination_rules: ByHost<DestinationRule>,
@@ -133,6 +136,7 @@ impl Mesh {
             trust_domain: config.trust_domain.clone(),
             outbound: config.outbound,
             mixer: config.mixer.clone(),
+            nodes: node::addresses(&workloads),
             workloads,
             gateways: by_age(&config.gateways),
             gateway_routes: by_age(&config.virtual_services),

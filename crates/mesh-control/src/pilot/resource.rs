@@ -8,6 +8,8 @@ use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::snapshot::direct::Directory;
+
 /// The xDS types, in the order in which changes are sent: make before break.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum ResourceType {
@@ -44,6 +46,8 @@ pub type Resources = Arc<[Resource]>;
 pub struct Layer {
     /// By [`ResourceType::index`].
     types: [Option<Resources>; ResourceType::ALL.len()],
+    /// The clusters of addresses, for who asks for them by name; none where nobody may.
+    pub direct: Option<Arc<Directory>>,
 }
 
 /// What one proxy is to have: what it shares with others, and its own.
@@ -172,11 +176,17 @@ impl Layer {
                 (Some(some), None) | (None, Some(some)) => some.is_empty(),
                 (None, None) => true,
             }
-        })
+        }) && match (&self.direct, &other.direct) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (a, b) => a.is_none() && b.is_none(),
+        }
     }
 
     /// Takes over what did not change: each type and resource equal to `old`'s shares its memory.
     pub fn share_with(&mut self, old: &Self) {
+        if let (Some(new), Some(known)) = (&self.direct, &old.direct) {
+            self.direct = Some(new.sharing(known));
+        }
         for (slot, old) in self.types.iter_mut().zip(&old.types) {
             let (Some(new), Some(old)) = (slot.as_ref(), old) else {
                 continue;

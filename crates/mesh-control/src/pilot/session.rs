@@ -12,8 +12,11 @@
 //! - a cluster goes only when the listeners and routes that replaced its users are acknowledged;
 //! - a server that has just started may not know everything again: from a client that comes back it
 //!   takes nothing away until it is told that it knows ([`Session::trust`]);
+//! - the cluster of an address is nobody's but his who asks for it by name, whatever his wildcard.
+//!   Envoy asks for it once, so where it was taken away it is sent unasked when somebody is there;
 //! - the resources of a refused response are sent again one by one, so that the good ones apply.
 
+mod dialed;
 mod subscription;
 mod view;
 
@@ -24,9 +27,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use mesh_proto::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 
+use self::dialed::Dialed;
 use self::subscription::{Changes, Removal, Subscription};
 use self::view::View;
 use crate::pilot::resource::{ResourceType, Snapshot};
+use crate::pilot::snapshot::Directory;
 
 /// What a client says; the part of `DeltaDiscoveryRequest` that matters here.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -101,6 +106,9 @@ pub struct Session {
     id: u64,
     responses: u64,
     target: Option<Snapshot>,
+    /// The clusters of the addresses that the client asked for, as `directory` has them.
+    dialed: Dialed,
+    directory: Option<Arc<Directory>>,
     types: [Subscription; ResourceType::ALL.len()],
     /// Whether the client had its time to ask for the types that it wants.
     expired: bool,
@@ -117,6 +125,8 @@ impl Session {
             id,
             responses: 0,
             target: None,
+            dialed: Dialed::default(),
+            directory: None,
             types: Default::default(),
             expired: false,
             trusted,
@@ -138,15 +148,28 @@ impl Session {
         for changes in again {
             self.send(kind, changes, &mut responses);
         }
-        let target = self.target.as_ref().map(|target| View::of(target, kind));
+        let target = self.target.as_ref().map(|target| self.view(target, kind));
+        let asks = !request.subscribe.is_empty() || !request.unsubscribe.is_empty();
+        for name in self.dialed.forgettable(self.of(kind).excess(&request)) {
+            self.at(kind).forget_direct(&name);
+        }
         self.at(kind).ask(&mut request, target.as_ref())?;
+        if asks && kind == ResourceType::Cluster {
+            self.look_up();
+        }
         self.advance(false, &mut responses);
         Ok(responses)
     }
 
     /// Takes what the client is to have from now on.
     pub fn publish(&mut self, snapshot: Snapshot) -> Vec<Response> {
+        let known = self.directory.as_ref().map(Arc::as_ptr);
+        let is_new = snapshot.shared.direct.as_ref().map(Arc::as_ptr) != known;
+        self.directory.clone_from(&snapshot.shared.direct);
         self.target = Some(snapshot);
+        if is_new {
+            self.look_up();
+        }
         let mut responses = Vec::new();
         self.advance(false, &mut responses);
         responses
@@ -173,7 +196,7 @@ impl Session {
         };
         ResourceType::ALL.iter().any(|kind| {
             let subscription = self.of(*kind);
-            subscription.is_holding() || subscription.is_behind(&View::of(target, *kind))
+            subscription.is_holding() || subscription.is_behind(&self.view(target, *kind))
         })
     }
 
@@ -219,7 +242,8 @@ impl Session {
             return;
         }
         let mut update = |session: &mut Self, kind, removal| {
-            let changes = session.at(kind).advance(&View::of(&target, kind), removal);
+            let view = session.view(&target, kind);
+            let changes = session.at(kind).advance(&view, removal);
             if let Some(changes) = changes {
                 session.send(kind, changes, responses);
             }
@@ -240,7 +264,7 @@ impl Session {
         let is_used = |session: &Self, kind| {
             let subscription = session.of(kind);
             if subscription.is_asked() {
-                !subscription.is_accepted() || subscription.is_behind(&View::of(&target, kind))
+                !subscription.is_accepted() || subscription.is_behind(&session.view(&target, kind))
             } else {
                 !session.expired
             }
@@ -261,10 +285,25 @@ impl Session {
         }
     }
 
+    /// Finds the clusters of the addresses that the client asked for.
+    fn look_up(&mut self) {
+        let mut dialed = std::mem::take(&mut self.dialed);
+        dialed.look_up(self.of(ResourceType::Cluster), self.directory.as_deref());
+        self.dialed = dialed;
+    }
+
+    /// What there is of a type, for this client.
+    fn view(&self, target: &Snapshot, kind: ResourceType) -> View {
+        match kind {
+            ResourceType::Cluster => View::with(target, kind, self.dialed.clusters()),
+            _ => View::of(target, kind),
+        }
+    }
+
     /// Whether a client that comes back would lose clusters or get other endpoints.
     fn would_take_away(&self, target: &Snapshot) -> bool {
-        let endpoints = View::of(target, ResourceType::Endpoint);
-        let clusters = View::of(target, ResourceType::Cluster);
+        let endpoints = self.view(target, ResourceType::Endpoint);
+        let clusters = self.view(target, ResourceType::Cluster);
         self.of(ResourceType::Endpoint).comes_with_other(&endpoints)
             || self.of(ResourceType::Cluster).comes_with_more(&clusters)
     }

@@ -6,6 +6,7 @@
 mod access_log;
 mod authorization;
 mod cluster;
+pub(super) mod direct;
 pub(super) mod endpoint;
 mod explicit;
 mod fault;
@@ -21,6 +22,7 @@ mod update;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use mesh_model::destination::HostRules;
 use mesh_model::istio::VirtualService;
@@ -29,6 +31,7 @@ use mesh_model::{Host, Mode, Namespace, Object, Workload};
 use mesh_proto::envoy::config::listener::v3::Listener;
 use prost::Name;
 
+pub use direct::Directory;
 pub use update::shared_after;
 
 use super::mesh::{Entry, Mesh};
@@ -50,6 +53,7 @@ type Named<M> = BTreeMap<String, M>;
 /// Where the layer of an earlier mesh is at hand, [`shared_after`] is sooner done.
 pub fn shared(mesh: &Mesh, namespace: &Namespace, mode: Mode) -> Layer {
     let view = View { mesh, namespace };
+    let mut direct = None;
     let mut clusters = Named::new();
     let mut endpoints = Named::new();
     let mut listeners = Named::new();
@@ -69,6 +73,9 @@ pub fn shared(mesh: &Mesh, namespace: &Namespace, mode: Mode) -> Layer {
             let ports = view.http_ports().into_iter();
             let all = ports.flat_map(|port| route::configurations(&view, port));
             routes.extend(all.map(|routes| (routes.name.clone(), routes)));
+            direct = Directory::of(&view);
+            let all = direct.iter().flat_map(|it| direct::listeners(&view, it));
+            listeners.extend(all.map(|listener| (listener.name.clone(), listener)));
         }
         Mode::Gateway => {}
         Mode::Explicit => {
@@ -97,6 +104,7 @@ pub fn shared(mesh: &Mesh, namespace: &Namespace, mode: Mode) -> Layer {
     }
 
     let mut layer = Layer::default();
+    layer.direct = direct.map(Arc::new);
     set(&mut layer, ResourceType::Cluster, &clusters);
     set(&mut layer, ResourceType::Endpoint, &endpoints);
     set(&mut layer, ResourceType::Listener, &listeners);

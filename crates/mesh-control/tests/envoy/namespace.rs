@@ -110,16 +110,16 @@ impl Machine {
         self.nft(&rules);
     }
 
-    /// Leads calls of this machine to a port of another to another port there, as a port map does
-    /// on the host of a network namespace: who is called sees the second port only.
+    /// Leads calls of this machine's proxy to a port of another to another port there, as a port map
+    /// does on the host of a network namespace: who is called sees the second port only.
     pub(crate) fn map_port(&self, to: &Self, dialed: u16, inside: u16) {
         let (v4, v6) = (to.v4, to.v6);
         self.nft(&format!(
             "table inet portmap {{
                chain out {{
                  type nat hook output priority -110;
-                 ip daddr {v4} tcp dport {dialed} dnat ip to {v4}:{inside}
-                 ip6 daddr {v6} tcp dport {dialed} dnat ip6 to [{v6}]:{inside}
+                 meta skuid {PROXY} ip daddr {v4} tcp dport {dialed} dnat ip to {v4}:{inside}
+                 meta skuid {PROXY} ip6 daddr {v6} tcp dport {dialed} dnat ip6 to [{v6}]:{inside}
                }}
              }}"
         ));

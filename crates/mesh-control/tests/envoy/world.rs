@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -34,6 +35,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::bootstrap::{Resources, bootstrap, watch_inbound_routes, write_inbound_routes};
 use super::case;
 use super::certificate::Authority;
+use super::direct::Plane;
 use super::namespace::{Machine, PROXY, pair};
 
 /// How long anything may take before it counts as not happening.
@@ -44,6 +46,8 @@ pub(crate) struct World {
     pub(crate) mesh: Mesh,
     pub(crate) client: Sidecar,
     pub(crate) server: Sidecar,
+    /// What the client asks, where it asks.
+    pub(crate) plane: Option<Plane>,
 }
 
 /// An open connection of HTTP/1.1.
@@ -76,15 +80,28 @@ impl World {
     /// Starts both sides. `workloads` and `objects` are YAML as in the cases, where `CLIENT` and
     /// `SERVER` stand for the addresses.
     pub(crate) fn start(yaml: &str) -> Self {
+        Self::of(yaml, |_, _, _| None)
+    }
+
+    /// The same where the client asks its agent for the clusters of addresses.
+    pub(crate) fn start_asking(yaml: &str) -> Self {
+        Self::of(yaml, |mesh, client, authority| {
+            Some(Plane::start(mesh, client, authority))
+        })
+    }
+
+    fn of(yaml: &str, plane: impl FnOnce(&Mesh, &Workload, &Authority) -> Option<Plane>) -> Self {
         let [client, server] = pair();
         let mesh = mesh_of(yaml, &client, &server);
         let authority = Authority::new();
-        let client = Sidecar::start(&mesh, client, &authority);
-        let server = Sidecar::start(&mesh, server, &authority);
+        let plane = plane(&mesh, here(&mesh, &client), &authority);
+        let client = Sidecar::start(&mesh, client, &authority, plane.as_ref());
+        let server = Sidecar::start(&mesh, server, &authority, None);
         Self {
             mesh,
             client,
             server,
+            plane,
         }
     }
 
@@ -241,9 +258,8 @@ impl World {
 // === impl Sidecar ===
 
 impl Sidecar {
-    fn start(mesh: &Mesh, machine: Machine, authority: &Authority) -> Self {
-        let is_here = |workload: &&(Workload, Health)| workload.0.addresses == machine.addresses();
-        let (workload, _) = mesh.workloads().find(is_here).unwrap();
+    fn start(mesh: &Mesh, machine: Machine, authority: &Authority, plane: Option<&Plane>) -> Self {
+        let workload = here(mesh, &machine);
         let mut resources = resources(mesh, &machine);
         without_tls(&mut resources, "mixer");
 
@@ -251,7 +267,10 @@ impl Sidecar {
         watch_inbound_routes(&mut resources, files.path());
         let identity = workload.identity(&mesh.trust_domain).to_string();
         let secrets = authority.issue(&identity, files.path());
-        let config = bootstrap(&resources, &secrets, &files.path().join("admin"));
+        let mut config = bootstrap(&resources, &secrets, &files.path().join("admin"));
+        if let Some(plane) = plane {
+            plane.put_into(&mut config);
+        }
         let file = files.path().join("envoy.json");
         fs::write(&file, config.to_string()).unwrap();
         std::os::unix::fs::chown(files.path(), Some(PROXY), Some(PROXY)).unwrap();
@@ -296,6 +315,17 @@ impl Sidecar {
             machine,
             files,
         }
+    }
+
+    /// The proxy's clusters, as its admin interface lists them.
+    pub(crate) fn clusters(&self) -> String {
+        let mut stream = UnixStream::connect(self.files.path().join("admin")).unwrap();
+        stream
+            .write_all(b"GET /clusters HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n")
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
     }
 
     /// Serves HTTP: every answer is the request's head, the caller's address before it.
@@ -399,7 +429,7 @@ impl Drop for Sidecar {
 }
 
 /// The mesh that `yaml` describes, in which the machines' addresses are known by their roles.
-fn mesh_of(yaml: &str, client: &Machine, server: &Machine) -> Mesh {
+pub(crate) fn mesh_of(yaml: &str, client: &Machine, server: &Machine) -> Mesh {
     let list = |machine: &Machine| format!("[\"{}\", \"{}\"]", machine.v4, machine.v6);
     let yaml = yaml
         .replace("CLIENT", &list(client))
@@ -424,10 +454,15 @@ fn mesh_of(yaml: &str, client: &Machine, server: &Machine) -> Mesh {
     case::assemble(config, &workloads)
 }
 
-/// What the proxy of a machine gets.
-fn resources(mesh: &Mesh, machine: &Machine) -> Resources {
+/// The workload of a machine.
+fn here<'a>(mesh: &'a Mesh, machine: &Machine) -> &'a Workload {
     let is_here = |workload: &&(Workload, Health)| workload.0.addresses == machine.addresses();
-    let (workload, _) = mesh.workloads().find(is_here).unwrap();
+    &mesh.workloads().find(is_here).unwrap().0
+}
+
+/// What the proxy of a machine gets without asking for it.
+fn resources(mesh: &Mesh, machine: &Machine) -> Resources {
+    let workload = here(mesh, machine);
     let mut resources = case::json(&snapshot::shared(
         mesh,
         &workload.namespace,
@@ -436,6 +471,8 @@ fn resources(mesh: &Mesh, machine: &Machine) -> Resources {
     for (kind, own) in case::json(&snapshot::own(mesh, workload)) {
         resources.get_mut(kind).unwrap().extend(own);
     }
+    let clusters = resources.get_mut("clusters").unwrap();
+    clusters.retain(|name, _| !name.starts_with("direct|"));
     resources
 }
 

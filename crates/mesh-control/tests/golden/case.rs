@@ -200,7 +200,12 @@ pub(crate) fn json(layer: &Layer) -> BTreeMap<&'static str, BTreeMap<String, Val
     ResourceType::ALL
         .into_iter()
         .map(|kind| {
-            let resources = layer.of(kind).iter();
+            let direct = layer
+                .direct
+                .iter()
+                .filter(|_| kind == ResourceType::Cluster);
+            let direct = direct.flat_map(|it| it.names().filter_map(|name| it.cluster(&name)));
+            let resources = layer.of(kind).iter().cloned().chain(direct);
             let entries = resources.map(|resource| {
                 let response = DeltaDiscoveryResponse::decode(&resource.entry[..]).unwrap();
                 let any = response.resources[0].resource.clone().unwrap();

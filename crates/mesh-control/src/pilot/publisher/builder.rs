@@ -2,6 +2,7 @@
 //! out as before stays the same memory.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_model::{Health, Host, Mode, Namespace, Workload, WorkloadId};
@@ -20,14 +21,17 @@ pub trait Assembly: Send + 'static {
     /// The Secrets that gateways need.
     fn credentials(&self) -> BTreeSet<CredentialKey>;
 
+    /// The addresses of nodes at which workloads are called.
+    fn nodes(&self) -> &BTreeSet<IpAddr>;
+
     /// What every proxy of a namespace gets whose traffic comes to it in that way. Depends on all
     /// that was assembled.
     ///
     /// `before` is what it was of what was assembled before that, if it was made then.
     fn shared(&self, namespace: &Namespace, mode: Mode, before: Option<&Layer>) -> Layer;
 
-    /// What the proxy of one workload gets besides. Depends on the config and that workload, and for
-    /// an explicit one, which may have upstreams, and a gateway on all that was assembled.
+    /// What the proxy of one workload gets besides. Depends on the config, [`Self::nodes`] and that
+    /// workload, and for an explicit one, which may have upstreams, and a gateway on all that was assembled.
     fn own(&self, workload: &Workload) -> Layer;
 }
 
@@ -37,6 +41,7 @@ pub(super) struct Builder<A> {
     assembly: A,
     config: Option<Arc<Config>>,
     workloads: Vec<(Workload, Health)>,
+    nodes: BTreeSet<IpAddr>,
     shared: BTreeMap<(Namespace, Mode), Arc<Layer>>,
     own: BTreeMap<WorkloadId, Arc<Layer>>,
 }
@@ -67,6 +72,7 @@ impl<A: Assembly> Builder<A> {
             assembly,
             config: None,
             workloads: Vec::new(),
+            nodes: BTreeSet::new(),
             shared: BTreeMap::new(),
             own: BTreeMap::new(),
         }
@@ -86,6 +92,10 @@ impl<A: Assembly> Builder<A> {
         let is_same = is_config && self.workloads == workloads;
         if !is_same {
             self.assembly.assemble(&config, &workloads);
+        }
+        let is_place = is_same || self.nodes == *self.assembly.nodes();
+        if !is_place {
+            self.nodes.clone_from(self.assembly.nodes());
         }
         let old_shared = std::mem::take(&mut self.shared);
         let old_own = std::mem::take(&mut self.own);
@@ -114,7 +124,7 @@ impl<A: Assembly> Builder<A> {
                 self.shared.insert(key, Arc::clone(&shared));
                 shared
             };
-            let is_known = is_same || mode == Mode::Transparent;
+            let is_known = is_same || (is_place && mode == Mode::Transparent);
             let is_own = is_config && is_known && find(&self.workloads, &id) == Some(workload);
             let own = match old_own.get(&id) {
                 Some(old) if is_own => Arc::clone(old),

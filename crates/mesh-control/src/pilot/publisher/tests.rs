@@ -1,6 +1,7 @@
 //! When views are made, from what, and which of them change.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -23,6 +24,7 @@ struct Workloads {
 #[derive(Default)]
 struct Listing {
     workloads: Vec<(Workload, Health)>,
+    nodes: BTreeSet<IpAddr>,
 }
 
 /// A publisher at work on what a test sets.
@@ -68,6 +70,10 @@ impl Assembly for Listing {
 
     fn credentials(&self) -> BTreeSet<CredentialKey> {
         BTreeSet::new()
+    }
+
+    fn nodes(&self) -> &BTreeSet<IpAddr> {
+        &self.nodes
     }
 
     fn shared(&self, _namespace: &Namespace, _mode: Mode, _before: Option<&Layer>) -> Layer {

@@ -1,12 +1,15 @@
 //! What one stream has of one type, what it asked for, and what it still has to be told.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
+use super::dialed::MAX_DIALED;
 use super::view::{View, parse_version};
 use super::{Overload, Request, State};
 use crate::pilot::cut;
 use crate::pilot::resource::Resource;
+use crate::pilot::snapshot::direct;
 
 /// One type of one stream.
 ///
@@ -17,6 +20,8 @@ pub(super) struct Subscription {
     stage: Stage,
     wildcard: bool,
     names: BTreeSet<Arc<str>>,
+    /// How many of the names are of addresses.
+    direct: usize,
     /// Names to be answered next, whatever the client is believed to have.
     owed: BTreeSet<Arc<str>>,
     /// Names to be sent next if they are subscribed to, as they were when that became due.
@@ -87,7 +92,12 @@ impl Subscription {
         let first = matches!(self.stage, Stage::Unasked);
         if first {
             self.wildcard = request.subscribe.is_empty();
-            self.stage = Stage::Asked(std::mem::take(&mut request.versions));
+            let versions = std::mem::take(&mut request.versions);
+            // Where there are too many addresses, those stay that the client has clusters for.
+            request
+                .subscribe
+                .sort_by_key(|name| !versions.contains_key(name));
+            self.stage = Stage::Asked(versions);
         }
         for name in request.subscribe.drain(..) {
             if name == WILDCARD {
@@ -107,7 +117,12 @@ impl Subscription {
             if !first {
                 self.owed.insert(Arc::clone(&name));
             }
-            self.names.insert(name);
+            if !direct::is_name(&name) {
+                self.names.insert(name);
+            } else if self.direct < MAX_DIALED {
+                // Beyond, it is answered as what is not, and the connection that waits is closed.
+                self.direct += usize::from(self.names.insert(name));
+            }
         }
         for name in request.unsubscribe.drain(..) {
             if name == WILDCARD {
@@ -115,6 +130,7 @@ impl Subscription {
                 self.everything = false;
                 self.forget_unsubscribed();
             } else if let Some(name) = self.names.take(name.as_str()) {
+                self.direct -= usize::from(direct::is_name(&name));
                 if self.wildcard {
                     // The client wants to know whether the wildcard still gives it.
                     self.owed.insert(name);
@@ -127,6 +143,38 @@ impl Subscription {
             return Err(Overload { limit: MAX_NAMES });
         }
         Ok(())
+    }
+
+    /// How many addresses of a request there is no room for.
+    pub(super) fn excess(&self, request: &Request) -> usize {
+        let is_new = |name: &&String| direct::is_name(name) && !self.names.contains(name.as_str());
+        let new = request.subscribe.iter().filter(is_new).count();
+        (self.direct + new).saturating_sub(MAX_DIALED)
+    }
+
+    /// Takes an address for one that was never asked for.
+    pub(super) fn forget_direct(&mut self, name: &str) {
+        self.direct -= usize::from(self.names.remove(name));
+    }
+
+    /// Whether the name is to be answered next.
+    pub(super) fn owes(&self, name: &str) -> bool {
+        self.owed.contains(name)
+    }
+
+    /// What the client came with, as long as it is not answered.
+    pub(super) fn versions(&self) -> Option<&BTreeMap<String, String>> {
+        match &self.stage {
+            Stage::Asked(versions) => Some(versions),
+            Stage::Unasked | Stage::Answered => None,
+        }
+    }
+
+    /// The names of addresses that were asked for, in order.
+    pub(super) fn direct_names(&self) -> impl Iterator<Item = &Arc<str>> {
+        let from = (Bound::Included(direct::PREFIX), Bound::Unbounded);
+        let names = self.names.range::<str, _>(from);
+        names.take_while(|name| direct::is_name(name))
     }
 
     /// Has the resource sent with the next changes, changed or not, if it is subscribed to.
@@ -365,9 +413,15 @@ impl Subscription {
         self.is_asked() && self.outstanding.is_empty() && self.rejected.is_empty()
     }
 
-    /// Whether the client came with names that `target` lacks and is not answered yet.
+    /// Whether the client came with names that `target` lacks and is not answered yet, or with
+    /// addresses at which it knows somebody else.
     pub(super) fn comes_with_more(&self, target: &View) -> bool {
-        self.comes_with(|name, _| target.find(name).is_none())
+        self.comes_with(|name, version| {
+            target.find(name).is_none_or(|resource| {
+                let known = parse_version(version);
+                direct::is_name(name) && known.is_some_and(|known| known != resource.version)
+            })
+        })
     }
 
     /// Whether the client came with names that `target` lacks or has otherwise and is not answered

@@ -1,6 +1,7 @@
 //! Any interleaving of snapshots, requests, verdicts and reconnects against a client like Envoy.
 
 mod client;
+mod direct;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use crate::pilot::resource::{Resource, ResourceType, Resources, Snapshot};
 
-/// The resources of one type in both layers of a snapshot: pointers, whatever their number.
+/// The resources of one type in both layers of a snapshot, and those that only one client asked
+/// for: pointers, whatever their number.
 #[derive(Clone, Debug, Default)]
 pub(super) struct View {
     shared: Option<Resources>,
     own: Option<Resources>,
+    asked: Option<Resources>,
 }
 
 /// What one view has and another has not.
@@ -27,6 +29,15 @@ impl View {
         Self {
             shared: snapshot.shared.resources(kind).cloned(),
             own: snapshot.own.resources(kind).cloned(),
+            asked: None,
+        }
+    }
+
+    /// The same with what the client asked for, of which neither layer has any.
+    pub(super) fn with(snapshot: &Snapshot, kind: ResourceType, asked: &Resources) -> Self {
+        Self {
+            asked: Some(Arc::clone(asked)),
+            ..Self::of(snapshot, kind)
         }
     }
 
@@ -37,37 +48,40 @@ impl View {
             (None, None) => true,
             (Some(some), None) | (None, Some(some)) => some.is_empty(),
         };
-        same(&self.shared, &other.shared) && same(&self.own, &other.own)
+        same(&self.shared, &other.shared)
+            && same(&self.own, &other.own)
+            && same(&self.asked, &other.asked)
     }
 
     /// The resource of a name.
     pub(super) fn find(&self, name: &str) -> Option<&Resource> {
-        let search = |part: &'_ Option<Resources>| -> Option<usize> {
-            part.as_deref()?
-                .binary_search_by(|resource| resource.name.as_ref().cmp(name))
-                .ok()
-        };
-        if let Some(index) = search(&self.shared) {
-            return self.shared.as_deref()?.get(index);
-        }
-        let index = search(&self.own)?;
-        self.own.as_deref()?.get(index)
+        [&self.shared, &self.own, &self.asked]
+            .into_iter()
+            .find_map(|part| {
+                let part = part.as_deref()?;
+                let index = part.binary_search_by(|resource| resource.name.as_ref().cmp(name));
+                part.get(index.ok()?)
+            })
     }
 
     /// All resources, in the order of names.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Resource> {
-        let mut shared = slice(self.shared.as_ref()).iter().peekable();
-        let mut own = slice(self.own.as_ref()).iter().peekable();
-        std::iter::from_fn(move || match (shared.peek(), own.peek()) {
-            (Some(a), Some(b)) if b.name < a.name => own.next(),
-            (Some(_), _) => shared.next(),
-            (None, _) => own.next(),
+        let mut parts = [&self.shared, &self.own, &self.asked].map(|part| slice(part.as_ref()));
+        std::iter::from_fn(move || {
+            let rests = parts.iter_mut().filter(|rest| !rest.is_empty());
+            let rest = rests.min_by(|a, b| head(a).cmp(&head(b)))?;
+            let (first, others) = rest.split_first()?;
+            *rest = others;
+            Some(first)
         })
     }
 
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        slice(self.shared.as_ref()).len() + slice(self.own.as_ref()).len()
+        [&self.shared, &self.own, &self.asked]
+            .into_iter()
+            .map(|part| slice(part.as_ref()).len())
+            .sum()
     }
 
     /// What has to be sent to somebody who has `old`.
@@ -75,6 +89,7 @@ impl View {
         let mut difference = Difference::default();
         walk(old.shared.as_ref(), self.shared.as_ref(), &mut difference);
         walk(old.own.as_ref(), self.own.as_ref(), &mut difference);
+        walk(old.asked.as_ref(), self.asked.as_ref(), &mut difference);
         // A name may move from one layer to the other; the walks see it leave and arrive.
         let Difference { changed, gone } = &mut difference;
         gone.retain(|gone| self.find(&gone.name).is_none());
@@ -94,6 +109,11 @@ pub(super) fn parse_version(text: &str) -> Option<u64> {
 
 fn slice(part: Option<&Resources>) -> &[Resource] {
     part.map(AsRef::as_ref).unwrap_or_default()
+}
+
+/// The name that comes first.
+fn head(part: &[Resource]) -> Option<&str> {
+    part.first().map(|resource| &*resource.name)
 }
 
 /// Walks two sorted lists once.

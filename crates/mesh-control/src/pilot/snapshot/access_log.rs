@@ -7,7 +7,6 @@ use mesh_proto::envoy::config::accesslog::v3::access_log::ConfigType;
 use mesh_proto::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
 use mesh_proto::envoy::config::accesslog::v3::{AccessLog, AccessLogFilter, ResponseFlagFilter};
 use mesh_proto::envoy::config::core::v3 as core;
-use mesh_proto::envoy::config::core::v3::substitution_format_string::Format;
 use mesh_proto::envoy::extensions::access_loggers::grpc::v3 as grpc;
 use mesh_proto::envoy::extensions::access_loggers::stream::v3::{
     StdoutAccessLog, stdout_access_log::AccessLogFormat,
@@ -17,7 +16,7 @@ use mesh_proto::google::protobuf::Any;
 
 use super::wire;
 
-/// The key of the service's host in a route's metadata, for the tag `service`.
+/// The key of the service's host in the metadata of a route or cluster, for the tag `service`.
 pub(super) const SERVICE: &str = "service";
 
 /// Which side of a call a log is of; its name on the wire.
@@ -85,8 +84,18 @@ pub(super) fn http(side: Side) -> Vec<AccessLog> {
 
 /// The logs of connections, to `service` if that is known before the call.
 pub(super) fn tcp(side: Side, service: Option<&Host>) -> Vec<AccessLog> {
+    connections(side, service.map(ToString::to_string))
+}
+
+/// The logs of connections to an address; the service is the one that the cluster names.
+pub(super) fn direct() -> Vec<AccessLog> {
+    let service = format!("%CLUSTER_METADATA({}:{SERVICE})%", wire::METADATA);
+    connections(Side::Outbound, Some(service))
+}
+
+fn connections(side: Side, service: Option<String>) -> Vec<AccessLog> {
     let config = grpc::TcpGrpcAccessLogConfig {
-        common_config: Some(common(side, service.map(ToString::to_string))),
+        common_config: Some(common(side, service)),
     };
     let text = format!(
         "%START_TIME% {side} tcp details=%CONNECTION_TERMINATION_DETAILS% {connection}\n",
@@ -155,10 +164,7 @@ fn common(side: Side, service: Option<String>) -> grpc::CommonGrpcAccessLogConfi
 /// opened by a process that gave up root.
 fn stdout(text: String) -> AccessLog {
     let config = StdoutAccessLog {
-        access_log_format: Some(AccessLogFormat::LogFormat(core::SubstitutionFormatString {
-            format: Some(Format::TextFormatSource(wire::inline(text))),
-            ..Default::default()
-        })),
+        access_log_format: Some(AccessLogFormat::LogFormat(wire::format(text))),
     };
     log("envoy.access_loggers.stdout", wire::any(&config))
 }

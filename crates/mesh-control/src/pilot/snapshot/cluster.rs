@@ -3,6 +3,7 @@
 mod policy;
 mod protocol;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use mesh_model::istio::destination_rule::{
@@ -22,7 +23,7 @@ use mesh_proto::envoy::extensions::common::dynamic_forward_proxy::v3::DnsCacheCo
 use mesh_proto::envoy::r#type::v3::Percent;
 
 use super::endpoint::{self, Labels};
-use super::{View, tls, wire};
+use super::{View, access_log, tls, wire};
 use crate::pilot::mesh::{Entry, Mesh};
 use protocol::Http;
 
@@ -268,6 +269,30 @@ pub(super) fn original_destination(name: String) -> cds::Cluster {
     cds::Cluster {
         lb_policy: LbPolicy::ClusterProvided.into(),
         ..of_type(name, DiscoveryType::OriginalDst)
+    }
+}
+
+/// To one address, for calls to just that one, where a sidecar of `identity` takes them.
+pub(super) fn direct(
+    name: &str,
+    address: SocketAddr,
+    host: &Host,
+    identity: &SpiffeId,
+) -> cds::Cluster {
+    let endpoint = eds::Endpoint {
+        address: wire::address(address.ip().to_string(), address.port()),
+        ..Default::default()
+    };
+    let identities = std::slice::from_ref(identity);
+    cds::Cluster {
+        load_assignment: Some(assigned(name.to_owned(), [endpoint])),
+        transport_socket: Some(tls::client(&identity.trust_domain, identities)),
+        metadata: Some(wire::metadata(
+            wire::METADATA,
+            access_log::SERVICE,
+            host.as_str(),
+        )),
+        ..of_type(name.to_owned(), DiscoveryType::Static)
     }
 }
 

@@ -101,6 +101,28 @@ pub(super) fn tcp(
     filter("envoy.filters.network.tcp_proxy", wire::any(&config))
 }
 
+/// The filter that passes bytes on to the cluster that a filter before it has named, which ADS is
+/// asked for if it is not known; a connection waits so long for it.
+pub(super) fn on_demand(
+    stat_prefix: &str,
+    access_log: Vec<mesh_proto::envoy::config::accesslog::v3::AccessLog>,
+    patience: Duration,
+) -> lds::Filter {
+    let unnamed = cluster::BLACK_HOLE.to_owned();
+    let config = tcp::TcpProxy {
+        stat_prefix: stat_prefix.to_owned(),
+        access_log,
+        cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(unnamed)),
+        on_demand: Some(tcp_proxy::OnDemand {
+            odcds_config: wire::ads(),
+            timeout: wire::duration(patience),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    filter("envoy.filters.network.tcp_proxy", wire::any(&config))
+}
+
 /// The filter that passes requests on by the `RouteConfiguration` that ADS has under the name
 /// `routes`, with `filters` before the router. What it answers by itself is as `replies` say.
 pub(super) fn http(

@@ -13,7 +13,7 @@ use mesh_proto::envoy::extensions::filters::listener::http_inspector::v3::HttpIn
 use mesh_proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
 
 use super::access_log::{self, Side};
-use super::{View, cluster, listener, route, wire};
+use super::{View, cluster, direct, listener, route, wire};
 use crate::pilot::mesh::{Entry, OutboundPolicy};
 
 /// The name of the HTTP filter that delays and aborts.
@@ -25,9 +25,11 @@ const SNIFF: Duration = Duration::from_secs(1);
 
 /// The listener of all that no other takes, at the `port` to which redirect rules bring it.
 pub(super) fn catch_all(view: &View<'_>, port: u16) -> lds::Listener {
+    let filter_chains = [listener::trap(port)].into_iter();
+    let filter_chains = filter_chains.chain(direct::chains(view.mesh));
     lds::Listener {
         use_original_dst: wire::truth(true),
-        filter_chains: vec![listener::trap(port)],
+        filter_chains: filter_chains.collect(),
         default_filter_chain: Some(elsewhere(view)),
         ..listener::on_every_address("virtualOutbound", port, Side::Outbound)
     }

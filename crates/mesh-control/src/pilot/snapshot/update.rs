@@ -1,9 +1,12 @@
 //! The layer of a mesh from the layer of the mesh before, where only endpoints are different.
 
+use std::sync::Arc;
+
 use mesh_model::service::Resolution;
 use mesh_model::{Mode, Namespace};
 
-use super::{View, cluster, endpoint, shared};
+use super::direct::Directory;
+use super::{View, cluster, direct, endpoint, shared};
 use crate::pilot::mesh::Mesh;
 use crate::pilot::resource::{Layer, Resource, ResourceType};
 
@@ -46,5 +49,15 @@ fn updated(mesh: &Mesh, namespace: &Namespace, before: &Mesh, layer: &Layer) -> 
     }
     let mut layer = layer.clone();
     layer.set(ResourceType::Endpoint, endpoints).ok()?;
+    if layer.direct.is_some() {
+        let directory = Directory::of(&view)?;
+        let others = layer.of(ResourceType::Listener).iter();
+        let others = others.filter(|listener| !direct::is_name(&listener.name));
+        let own = direct::listeners(&view, &directory).into_iter();
+        let own = own.map(|listener| Resource::encode(&listener.name, &listener));
+        let listeners = others.cloned().chain(own).collect();
+        layer.set(ResourceType::Listener, listeners).ok()?;
+        layer.direct = Some(Arc::new(directory));
+    }
     Some(layer)
 }

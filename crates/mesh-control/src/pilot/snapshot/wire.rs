@@ -151,6 +151,16 @@ pub(super) fn structure(key: &str, text: &str) -> protobuf::Struct {
     }
 }
 
+/// Text that Envoy fills in.
+pub(super) fn format(text: impl Into<String>) -> core::SubstitutionFormatString {
+    core::SubstitutionFormatString {
+        format: Some(core::substitution_format_string::Format::TextFormatSource(
+            inline(text),
+        )),
+        ..Default::default()
+    }
+}
+
 /// Text in place.
 pub(super) fn inline(text: impl Into<String>) -> core::DataSource {
     core::DataSource {
