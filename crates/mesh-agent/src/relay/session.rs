@@ -18,13 +18,16 @@
 //!   Where it is uncertain what Envoy holds, Pilot is told a version that no resource has,
 //!   so that it sends or removes the resource.
 //! - While Pilot is silent, Envoy keeps what it has: nothing is ever taken away for want of an answer.
+//! - While Pilot is away, the cluster of an address that is not known lets calls pass as they are.
 //!
 //! Source: `docs/root/api-docs/xds_protocol.rst` of Envoy, "Incremental xDS".
 
 mod conversation;
+mod direct;
 
 use std::collections::BTreeMap;
 
+use mesh_proto::envoy::config::cluster::v3::Cluster;
 use mesh_proto::envoy::config::core::v3::Node;
 use mesh_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
@@ -145,7 +148,10 @@ impl Session {
             Input::EnvoyDisconnected => self.end_envoy(&mut outputs),
             Input::PilotConnected => self.begin_pilot(&mut outputs),
             Input::FromPilot(response) => self.take_response(response, &mut outputs),
-            Input::PilotDisconnected => self.end_pilot(),
+            Input::PilotDisconnected => {
+                self.end_pilot();
+                self.let_pass(&mut outputs);
+            }
         }
         outputs
     }
@@ -193,6 +199,20 @@ impl Session {
         }
     }
 
+    /// Tells Envoy of the addresses that it waits for, of which nobody else will.
+    fn let_pass(&mut self, outputs: &mut Vec<Output>) {
+        let type_url = Cluster::type_url();
+        let types = self.envoy.as_mut().map(|envoy| &mut envoy.types);
+        let Some(live) = types.and_then(|types| types.get_mut(&type_url)) else {
+            return;
+        };
+        let passed = live.awaited(self.accepted.0.get(&type_url));
+        if !passed.is_empty() {
+            let nonce = next_nonce(&mut self.last_nonce);
+            outputs.push(live.send(&type_url, nonce, passed, Vec::new()));
+        }
+    }
+
     /// Asks Pilot for everything, in the order in which Envoy itself would.
     fn begin_pilot(&mut self, outputs: &mut Vec<Output>) {
         self.end_pilot();
@@ -229,6 +249,9 @@ impl Session {
             self.continue_type(request, outputs);
         } else {
             self.begin_type(&request, outputs);
+        }
+        if !self.pilot {
+            self.let_pass(outputs);
         }
     }
 

@@ -6,7 +6,7 @@ use mesh_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource,
 };
 
-use super::Output;
+use super::{Output, direct};
 use crate::relay::accepted::{Accepted, AcceptedType};
 
 /// By name, what was sent and not answered: the resource or its removal, oldest first.
@@ -222,6 +222,22 @@ impl Conversation {
         changed
     }
 
+    /// The clusters of addresses that Envoy waits for, as they are while nobody can say more.
+    pub(super) fn awaited(&self, accepted: Option<&AcceptedType>) -> Vec<Resource> {
+        let is_answered = |name: &String| {
+            let known = accepted.is_some_and(|accepted| {
+                accepted.resources.contains_key(name) || accepted.absent.contains(name)
+            });
+            let mut sent = self.in_flight.iter().flat_map(Sent::names);
+            known || sent.any(|other| other == name)
+        };
+        let names = self.subscription.names.iter();
+        names
+            .filter(|name| direct::is_name(name) && !is_answered(name))
+            .map(|name| direct::passthrough(name))
+            .collect()
+    }
+
     /// The answer to the first request of a type out of what is known.
     ///
     /// Envoy gets what it lacks; what it has in another version stays, it may be newer.
@@ -239,13 +255,14 @@ impl Conversation {
             .iter()
             .filter(|(name, _)| lacks(name) && self.subscription.covers(name))
             .map(|(_, resource)| resource.clone());
+        let may_guess = |name: &str| guess_absent && !direct::is_name(name);
         let unknown = |name: &&String| lacks(name) && !accepted.resources.contains_key(*name);
         let removed = self
             .subscription
             .names
             .iter()
             .filter(unknown)
-            .filter(|name| guess_absent || accepted.absent.contains(*name));
+            .filter(|name| may_guess(name) || accepted.absent.contains(*name));
         (resources.collect(), removed.cloned().collect())
     }
 
@@ -275,7 +292,9 @@ impl Conversation {
             };
             if let Some(resource) = newest {
                 resources.insert(name, resource.clone());
-            } else if pending.is_none() && (guess_absent || accepted.absent.contains(name)) {
+            } else if pending.is_none()
+                && (guess_absent && !direct::is_name(name) || accepted.absent.contains(name))
+            {
                 removed.insert(name.clone());
             }
         }

@@ -5,6 +5,7 @@ use mesh_proto::google::protobuf::{Any, Duration};
 use super::*;
 use crate::relay::session::conversation::UNCERTAIN;
 
+mod direct;
 mod model;
 
 const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
