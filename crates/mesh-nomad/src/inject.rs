@@ -32,7 +32,6 @@ mod check;
 mod group;
 mod inverse;
 mod policy;
-mod refusal;
 mod service;
 mod task;
 
@@ -45,10 +44,10 @@ use mesh_model::TrustDomain;
 pub use self::annotation::ModeChoice;
 use self::group::GroupPlan;
 pub(crate) use self::policy::compact as policy_text;
-pub use self::refusal::{Refusal, Refusals};
 pub use self::task::Driver;
 pub(crate) use self::task::{identity_for, sidecar_file};
 use crate::model::{Job, Object, TaskGroup};
+pub use crate::refusal::{Refusal, Refusals};
 use crate::sidecar::Mode;
 
 /// What injection is told besides the job: the mesh, and the cluster as far as it matters.

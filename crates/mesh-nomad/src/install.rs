@@ -25,7 +25,6 @@ pub mod render;
 mod facts;
 mod job;
 mod plan;
-mod refusal;
 mod secret;
 mod settings;
 
@@ -35,9 +34,9 @@ pub use self::job::{
     restore_command, restore_job, root_tags, roots_of, with_root_tags,
 };
 pub use self::plan::{Plan, Step, is_our_namespace, is_our_policy, plan};
-pub use self::refusal::{Refusal, Refusals};
 pub use self::secret::{RECORD, VariableFiles, item_of, variable_path, variables};
 pub use self::settings::{CniNetwork, Counts, Delivery, Ingress, Runner, Settings, Shape};
+pub use crate::refusal::{Refusal, Refusals};
 
 use crate::model::Job;
 

@@ -15,6 +15,7 @@ pub mod instances;
 #[cfg(feature = "client")]
 mod keep;
 pub mod model;
+mod refusal;
 pub mod sidecar;
 
 /// The examples of the README.

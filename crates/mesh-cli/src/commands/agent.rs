@@ -123,7 +123,7 @@ fn end_on_signals(shutdown: CancellationToken) -> Result<(), Failure> {
 }
 
 /// A duration of whole seconds or minutes: `60`, `60s`, `2m`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let (number, seconds) = match (text.strip_suffix('s'), text.strip_suffix('m')) {
         (Some(number), _) => (number, 1),
         (None, Some(number)) => (number, 60),

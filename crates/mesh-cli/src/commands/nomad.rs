@@ -7,6 +7,7 @@ mod admin;
 mod check;
 mod choice;
 mod cluster;
+mod ending;
 mod install;
 mod node;
 mod programs;

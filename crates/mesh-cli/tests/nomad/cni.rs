@@ -83,6 +83,8 @@ async fn captured_from_the_first_instruction(node: Node, driver: &'static str) {
     assert_eq!(node.plaintext(), before);
     assert!(node.has_rules(&allocation, &policy_of(&job)));
 
+    let rules = node.run(&["iptables-save"]);
+    assert!(rules.contains(allocation.id.text()), "{rules}");
     let netns = node.netns(&allocation);
     node.stop("web").await;
     until("the namespace is gone", || async {
@@ -99,7 +101,7 @@ async fn captured_from_the_first_instruction(node: Node, driver: &'static str) {
     );
     let given = node.run(&["find", "/run/cni/mesh", "-name", "172.*"]);
     assert_eq!(given, "");
-    let rules = node.run(&["nft", "list", "ruleset"]);
+    let rules = node.run(&["iptables-save"]);
     assert!(!rules.contains(allocation.id.text()), "{rules}");
 }
 

@@ -1,9 +1,13 @@
 //! An install from the first command to the last.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use mesh_nomad::client::{Client, Config, Register, Stop, TokenSource};
+use mesh_nomad::model::Nanoseconds;
 use mesh_nomad::model::acl::SecretText;
 use mesh_nomad::model::namespace::Namespace;
 use serde_json::json;
@@ -103,6 +107,120 @@ fn a_trial_is_installed_used_and_taken_away_without_a_trace() {
         assert_eq!(traces(&lab.client).await, Vec::<String>::new());
         assert_eq!(lab.node_files(), files);
     });
+}
+
+#[test]
+fn a_directory_that_the_proxy_cannot_get_through_is_told_until_it_is_open() {
+    with_agent_of(NODE, |lab| async move {
+        let mesh = Mesh {
+            lab: &lab,
+            token: None,
+        };
+        let (root, data) = (lab.directory(), lab.directory().join("data"));
+        // As an agent that is a client alone makes it, and as an operator may.
+        for closed in [root, &data] {
+            fs::set_permissions(closed, fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        let told = |directory: &Path| format!("directory {} has mode 0700", directory.display());
+        let first = mesh.must(&["install", "--dev", "--program", MESH]);
+        assert!(first.err.contains(&told(root)), "{first:#?}");
+        let mut web = job("web", 1);
+        let bridge = json!([{
+            "Mode": "bridge", "DynamicPorts": [{ "Label": "http", "To": 8080 }],
+        }]);
+        web.task_groups.items_mut()[0].networks = serde_json::from_value(bridge).unwrap();
+        let file = root.join("web.json");
+        fs::write(&file, json!({ "Job": web }).to_string()).unwrap();
+        let check = ["check", "--program", MESH, file.to_str().unwrap()];
+        let found = mesh.run(&check);
+        assert!(found.out.contains(&told(root)), "{found:#?}");
+
+        for (open, next) in [(root, Some(&data)), (&data, None)] {
+            fs::set_permissions(open, fs::Permissions::from_mode(0o711)).unwrap();
+            let again = mesh.must(&["install"]);
+            assert!(
+                again.out.starts_with("nothing was to be done"),
+                "{again:#?}"
+            );
+            match next {
+                Some(next) => assert!(again.err.contains(&told(next)), "{again:#?}"),
+                None => assert!(!again.err.contains("has mode"), "{again:#?}"),
+            }
+        }
+        let found = mesh.run(&check);
+        assert!(!found.out.contains("has mode"), "{found:#?}");
+        mesh.must(&["uninstall", "--purge-data"]);
+    });
+}
+
+#[test]
+fn groups_that_end_keep_the_plugin_until_their_network_is_down() {
+    with_agent_of(NODE, |lab| async move {
+        let files = lab.node_files();
+        let mesh = Mesh {
+            lab: &lab,
+            token: None,
+        };
+        mesh.must(&["install", "--dev", "--program", MESH]);
+        let enough = lab.directory().join("enough");
+        let script = format!(
+            "trap '' INT TERM; while [ ! -e {} ]; do sleep 0.1; done",
+            enough.display()
+        );
+        let mut slow = job("slow", 1);
+        let group = &mut slow.task_groups.items_mut()[0];
+        let network = json!([{
+            "Mode": "cni/mesh", "DynamicPorts": [{ "Label": "http", "To": 8080 }],
+        }]);
+        group.networks = serde_json::from_value(network).unwrap();
+        let task = &mut group.tasks.items_mut()[0];
+        task.config
+            .or_default()
+            .insert("args".to_owned(), json!(["-c", script]));
+        task.kill_timeout = Nanoseconds::seconds(600).into();
+        let allocation = lab.run(&slow).await.remove(0);
+        let id = allocation.id.text();
+        assert!(rules().contains(id), "{}", rules());
+
+        let stop = Stop::default();
+        lab.client.stop_job("default", "slow", stop).await.unwrap();
+        let refused = mesh.run(&["uninstall", "--wait", "1s"]);
+        assert_eq!(refused.code, Some(1), "{refused:#?}");
+        assert!(refused.err.contains("default/slow"), "{refused:#?}");
+        mesh.must(&["status"]);
+
+        // Of what is purged nobody knows but its node.
+        let purge = Stop {
+            purge: true,
+            ..Stop::default()
+        };
+        lab.client.stop_job("default", "slow", purge).await.unwrap();
+        let refused = mesh.run(&["uninstall", "--wait", "1s"]);
+        assert_eq!(refused.code, Some(1), "{refused:#?}");
+        assert!(refused.err.contains(id), "{refused:#?}");
+        let mut uninstall = mesh
+            .command(&["nomad", "uninstall", "--purge-data"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(uninstall.stderr.take().unwrap());
+        let mut lines = said.lines().map(Result::unwrap);
+        let waits = "job mesh-node-removal: 0 of 1 nodes are done";
+        assert!(lines.any(|line| line == waits));
+        assert!(rules().contains(id), "{}", rules());
+        fs::write(&enough, "").unwrap();
+        let rest: Vec<_> = lines.collect();
+        assert!(uninstall.wait().unwrap().success(), "{rest:#?}");
+        assert_eq!(traces(&lab.client).await, Vec::<String>::new());
+        assert_eq!(lab.node_files(), files);
+        assert!(!rules().contains(id), "{}", rules());
+    });
+}
+
+/// The rules of the machine that standard plugins made, each with its allocation.
+fn rules() -> String {
+    let output = Command::new("iptables-save").output();
+    String::from_utf8(output.unwrap().stdout).unwrap()
 }
 
 /// The versions of all jobs in the namespace of the mesh.
@@ -331,7 +449,7 @@ fn rendered_jobs_are_those_of_the_install() {
         let nomad = std::env::var_os("NOMAD_BIN").unwrap_or_else(|| "nomad".into());
         for file in ["mesh", "mesh-node"] {
             let path = directory.join(format!("jobs/{file}.nomad.json"));
-            let output = std::process::Command::new(&nomad)
+            let output = Command::new(&nomad)
                 .args(["job", "run", "-json"])
                 .arg(path)
                 .env("NOMAD_ADDR", ADDRESS)

@@ -1,7 +1,7 @@
 //! A real Nomad: `mesh nomad` installs, upgrades and leaves no trace; injected jobs run, with
 //! `mesh-cni` and the guard when it is Nomad that calls them.
 //!
-//! Needs root, `nomad` in `NOMAD_BIN` or PATH, dockerd, Envoy, kubectl, curl, openssl, perl, nft,
+//! Needs root, `nomad` in `NOMAD_BIN` or PATH, dockerd, Envoy, etcd, kubectl, curl, openssl, perl, nft,
 //! and the standard CNI plugins: those of `MESH_CNI_PLUGINS`, else the distribution's.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
@@ -23,6 +23,7 @@ mod application;
 mod cni;
 mod guard;
 mod host;
+mod image;
 mod ingress;
 mod install;
 mod node;

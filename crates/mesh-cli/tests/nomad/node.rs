@@ -92,6 +92,8 @@ pub(crate) struct Kind {
     pub(crate) unprepared: bool,
     /// Whether its link has two addresses.
     pub(crate) second_address: bool,
+    /// Whether Docker's plugin is as it comes, which gives no task a right over the network.
+    pub(crate) plain_docker: bool,
 }
 
 /// Runs a test on a node.
@@ -147,7 +149,7 @@ fn shape(directory: &Path, kind: Kind) -> Shape {
         let group = format!("mesh-lab{}", name.replace('.', "-"));
         setup += &DOCKER.replace("$2", &group);
         denied = "java,qemu";
-        plugins.push(docker());
+        plugins.push(docker(kind));
     }
     let client = json!({
         "cni_path": cni.join("bin"),
@@ -172,14 +174,17 @@ pub(crate) fn prepare(directory: &Path) {
     fs::write(directory.join("cni/config/mesh.conflist"), CONFLIST).unwrap();
 }
 
-fn docker() -> Value {
-    json!({ "docker": { "config": {
+fn docker(kind: Kind) -> Value {
+    let mut config = json!({
         "endpoint": "unix:///run/docker.sock",
         "infra_image": "mesh-pause:1",
-        "allow_caps": ["net_admin", "net_raw"],
-        "volumes": { "enabled": true },
         "gc": { "image": false, "dangling_containers": { "enabled": false } },
-    } } })
+    });
+    if !kind.plain_docker {
+        config["allow_caps"] = json!(["net_admin", "net_raw"]);
+        config["volumes"] = json!({ "enabled": true });
+    }
+    json!({ "docker": { "config": config } })
 }
 
 /// What containers see: a shell, `sleep`, `mesh`, and the libraries of these.

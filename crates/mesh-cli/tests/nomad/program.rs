@@ -33,6 +33,11 @@ impl Mesh<'_> {
 
     /// Runs `mesh` with these words.
     pub(crate) fn verb(&self, words: &[&str]) -> Said {
+        Said::from(self.command(words).output().unwrap())
+    }
+
+    /// The command `mesh` with these words.
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(MESH);
         command
             .args(words)
@@ -42,7 +47,7 @@ impl Mesh<'_> {
         if let Some(token) = &self.token {
             command.env("NOMAD_TOKEN", token);
         }
-        Said::from(command.output().unwrap())
+        command
     }
 
     /// The same; it must succeed.

@@ -334,7 +334,9 @@ impl Machine {
         let list = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
         for allocation in list(&self.path("lab/alloc")) {
             for log in list(&allocation.path().join("alloc/logs")) {
-                if log.file_name().to_string_lossy().contains(".stderr.") {
+                // Beside the files are pipes, which nobody is to read.
+                let is_file = log.file_type().is_ok_and(|kind| kind.is_file());
+                if is_file && log.file_name().to_string_lossy().contains(".stderr.") {
                     let text = fs::read_to_string(log.path()).unwrap_or_default();
                     tell(&log.path().display().to_string(), &text);
                 }

@@ -1,13 +1,15 @@
-//! Who takes a service's address from Nomad's catalogue itself, and so calls it past the mesh.
+//! Who takes a service's address from Nomad's catalogue itself, and calls it past the mesh.
 
 use super::Findings;
 use crate::inject::is_injected;
 use crate::model::{Job, TaskGroup, Template};
+use crate::sidecar::{Mode, Sidecar};
 
-/// Reports who reads addresses of services with a sidecar from the catalogue without having one:
-/// under mutual TLS `STRICT` such calls are refused. Only pairs that the job is part of.
+/// Reports who reads addresses of services with a sidecar from the catalogue, and calls them in
+/// plaintext: under mutual TLS `STRICT` that is refused. Only pairs that the job is part of.
 ///
-/// Jobs say what they call only where a template asks for it; who calls an address that it was
+/// A sidecar to which redirect rules bring such a call knows who is there, and makes it under mutual
+/// TLS. Jobs say what they call only where a template asks for it; who calls an address that it was
 /// told otherwise cannot be known.
 pub(super) fn check_callers(job: &Job, others: &[Job], findings: &mut Findings) {
     let others = others.iter().filter(|other| {
@@ -16,44 +18,70 @@ pub(super) fn check_callers(job: &Job, others: &[Job], findings: &mut Findings) 
     });
     let others: Vec<&Job> = others.collect();
     for (reader, group, reads) in readers(job) {
-        if is_injected(group) {
+        let Some(why) = past_the_mesh(group) else {
             continue;
-        }
+        };
         for owner in others.iter().copied().chain([job]) {
             for name in &reads {
                 if is_meshed(owner, name) {
-                    report(reader, group, owner, name, findings);
+                    report(reader, group, why, (owner, name), findings);
                 }
             }
         }
     }
     for other in others {
         for (reader, group, reads) in readers(other) {
-            if is_injected(group) {
+            let Some(why) = past_the_mesh(group) else {
                 continue;
-            }
+            };
             for name in &reads {
                 if is_meshed(job, name) {
-                    report(reader, group, job, name, findings);
+                    report(reader, group, why, (job, name), findings);
                 }
             }
         }
     }
 }
 
-fn report(reader: &Job, group: &TaskGroup, owner: &Job, service: &str, findings: &mut Findings) {
+/// Why the calls of a group to an address leave in plaintext, and what would have them meshed.
+#[derive(Clone, Copy, Debug)]
+enum PastTheMesh {
+    NoSidecar,
+    Explicit,
+}
+
+/// Whether nothing brings what a group calls to a sidecar.
+fn past_the_mesh(group: &TaskGroup) -> Option<PastTheMesh> {
+    if !is_injected(group) {
+        return Some(PastTheMesh::NoSidecar);
+    }
+    let mode = Sidecar::of_group(group)?.mode;
+    (mode == Mode::Explicit).then_some(PastTheMesh::Explicit)
+}
+
+fn report(
+    reader: &Job,
+    group: &TaskGroup,
+    why: PastTheMesh,
+    (owner, service): (&Job, &str),
+    findings: &mut Findings,
+) {
+    let id = reader.id.text();
+    let (what, hint) = match why {
+        PastTheMesh::NoSidecar => ("has no sidecar", format!("inject job `{id}`")),
+        PastTheMesh::Explicit => (
+            "has a sidecar in mode `explicit`",
+            format!("inject job `{id}` in another mode, name the service in its `mesh.upstreams`"),
+        ),
+    };
     let reason = format!(
-        "group `{}` of job `{}` has no sidecar and calls the address that the catalogue has for it: with mutual TLS STRICT it is refused",
+        "group `{}` of job `{id}` {what} and calls the address that the catalogue has for it: with mutual TLS STRICT it is refused",
         group.name.text(),
-        reader.id.text(),
     );
     findings.warning(
         format!("Services[{service}] of job {}", owner.id.text()),
         reason,
-        format!(
-            "inject job `{}`, or have the service take plaintext by a PeerAuthentication `PERMISSIVE`",
-            reader.id.text()
-        ),
+        format!("{hint}, or have the service take plaintext by a PeerAuthentication `PERMISSIVE`"),
     );
 }
 

@@ -20,6 +20,9 @@ pub struct EligibleNode {
     /// What its agent says of itself, if the token allows to ask: how plugins are configured is
     /// nowhere else.
     pub agent: Option<Agent>,
+    /// What the preparation of the node has said of directories that the proxy's user cannot get
+    /// through, as far as its log is there: the API has no modes of directories.
+    pub closed: Vec<String>,
 }
 
 /// Whether the scheduler looks at a node for a job: it is ready and takes work, and the job names
@@ -115,6 +118,8 @@ enum Lack {
     Sight(String),
     /// The user of the proxy.
     User,
+    /// A way for that user to the files of its tasks.
+    Way(String),
 }
 
 /// Everything that a node lacks for a group.
@@ -167,6 +172,10 @@ fn lacks_of_task(task: &Task, eligible: &EligibleNode) -> Vec<Lack> {
         let meta = node.meta.get();
         if meta.and_then(|meta| meta.get("mesh.proxy_uid")) != Some(&number) {
             lacks.push(Lack::User);
+        }
+        // A chroot begins at the task's own directory, so what is above it is in nobody's way.
+        if driver == "raw_exec" {
+            lacks.extend(eligible.closed.iter().cloned().map(Lack::Way));
         }
     }
     let wanted = task.config.get().and_then(|config| config.get("cap_add"));
@@ -270,6 +279,7 @@ impl Lack {
             Self::User => {
                 format!("nothing says that user `{PROXY_USER}` is number {PROXY_UID} there")
             }
+            Self::Way(told) => told.clone(),
         }
     }
 
@@ -286,6 +296,9 @@ impl Lack {
             Self::Sight(_) => "use a token with `agent { policy = \"read\" }` to have it checked",
             Self::User => {
                 "make the user, and say so in the client's meta: \"mesh.proxy_uid\" = \"1337\""
+            }
+            Self::Way(_) => {
+                "open the directory on the node, run `mesh nomad install` again, or use the driver docker"
             }
         }
     }

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::inject::{ModeChoice, Options};
+use crate::install;
 use crate::model::agent::Agent;
 use crate::model::node::Node;
 use crate::sidecar::Mode;
@@ -55,6 +56,7 @@ fn node(name: &str) -> EligibleNode {
     EligibleNode {
         node,
         agent: Some(agent),
+        closed: Vec::new(),
     }
 }
 
@@ -105,6 +107,35 @@ fn a_plugin_that_every_node_lacks_is_a_problem_and_one_that_some_lack_a_warning(
         told(&some),
         ["warning TaskGroups[front]: 1 of 2 nodes (c1): no CNI plugin `mesh-cni`"]
     );
+}
+
+#[test]
+fn a_closed_way_to_the_files_of_processes_is_a_warning_for_these_alone() {
+    let mut closed = node("c1");
+    let line = install::node::closed_directory("/opt/nomad/data".as_ref(), 0o40700);
+    closed.closed = install::node::closed_directories(&format!("plugin x\n{line}\n"))
+        .map(str::to_owned)
+        .collect();
+    let drivers = json!({ "raw_exec": { "Detected": true, "Healthy": true } });
+    closed.node.drivers = serde_json::from_value(drivers).unwrap();
+    let meta = json!({ "mesh.proxy_uid": "1337" });
+    closed.node.meta = serde_json::from_value(meta).unwrap();
+    let mut process = job("web", None);
+    let task = &mut process.task_groups.items_mut()[0].tasks.items_mut()[0];
+    task.driver = "raw_exec".into();
+    let findings = check(&injected(&process, Mode::Cni), &cluster(&[closed.clone()]));
+    let [found] = findings.as_slice() else {
+        panic!("{findings:?}");
+    };
+    assert_eq!(found.severity, Severity::Warning);
+    assert!(
+        found.reason.contains("/opt/nomad/data has mode 0700"),
+        "{found}"
+    );
+
+    closed.node = node("c1").node;
+    let container = injected(&job("web", None), Mode::Cni);
+    assert_eq!(check(&container, &cluster(&[closed])), []);
 }
 
 #[test]
@@ -199,6 +230,10 @@ fn callers_by_the_catalogue_without_a_sidecar_are_told_on_both_sides() {
     // The same from the caller's side.
     cluster.jobs = vec![web];
     assert_eq!(told(&check(&plain, &cluster)), [expected]);
+    // Nothing brings what it calls to a sidecar in mode `explicit`.
+    let apart = injected(&job("old", Some(READS)), Mode::Explicit);
+    let expected = expected.replace("no sidecar", "a sidecar in mode `explicit`");
+    assert_eq!(told(&check(&apart, &cluster)), [expected]);
     // A job that is dead calls nobody.
     let mut dead = plain;
     dead.status = "dead".into();

@@ -8,8 +8,8 @@ use serde::Deserialize as _;
 use serde::de::IntoDeserializer as _;
 use serde::de::value::{Error as PlainError, StrDeserializer};
 
-use super::refusal::Refusals;
 use crate::model::{Job, Network, TaskGroup};
+use crate::refusal::Refusals;
 use crate::sidecar::Mode;
 
 /// What a group and its job say; the group's word counts where both speak.

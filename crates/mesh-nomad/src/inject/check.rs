@@ -5,11 +5,11 @@ use mesh_model::Problems;
 
 use super::group::GroupPlan;
 use super::policy::is_proxy_user;
-use super::refusal::Refusals;
 use super::service::ready_service;
 use super::task::Driver;
 use super::{CNI_KEY, misspelt};
 use crate::model::Task;
+use crate::refusal::Refusals;
 use crate::sidecar::{Mode, Sidecar};
 
 impl GroupPlan<'_> {

@@ -7,11 +7,11 @@ use mesh_netfilter::{IdSet, Policy};
 
 use super::annotation::{Annotations, ModeChoice};
 use super::policy::{Policies, of_host, of_namespace};
-use super::refusal::Refusals;
 use super::service::Services;
 use super::task::Driver;
 use super::{CNI_KEY, GroupReport, INJECTED, Options, SCHEMA};
 use crate::model::{Constraint, Job, Network, TaskGroup};
+use crate::refusal::Refusals;
 use crate::sidecar::{Mode, Sidecar};
 
 /// What is to be done to a group.

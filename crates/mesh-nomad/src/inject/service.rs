@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use mesh_model::sidecar::{FORWARD_PROXY_PORT, READINESS_PORT};
 use mesh_model::{Protocol, ServiceName};
 
-use super::refusal::Refusals;
 use super::{GroupPlan, HEALTH_LABEL, annotation};
 use crate::model::{Check, Field, Nanoseconds, Network, Port, Service, TaskGroup};
+use crate::refusal::Refusals;
 use crate::sidecar::{
     DNS_LABEL, METRICS_LABEL, Mode, PortRef, Probe, ProbeKind, Sidecar, SidecarService, Upstream,
     variable,

@@ -202,6 +202,12 @@ impl Jobs<'_> {
         }
     }
 
+    /// On the nodes of the store alone.
+    fn on_members(&self) -> Constraint {
+        let nodes: Vec<_> = self.members.iter().map(|member| &member.node[..]).collect();
+        constraint("${node.unique.id}", "set_contains_any", &nodes.join(","))
+    }
+
     fn artifacts(&self) -> Field<Vec<Artifact>> {
         let delivery = &self.settings.delivery;
         if delivery.downloads.is_empty() || delivery.runner == Runner::Docker {

@@ -2,6 +2,7 @@
 //! difference.
 
 use std::fmt;
+use std::path::Path;
 
 use serde_json::json;
 
@@ -151,26 +152,48 @@ pub fn conflist(network: &CniNetwork) -> String {
     format!("{chain:#}\n")
 }
 
-/// What to do by hand on a node that no job can prepare.
-pub fn manual_steps(network: &CniNetwork, cni_path: &str, config_directory: &str) -> Vec<String> {
+/// What the preparation says of a directory above those of tasks that the proxy's user cannot get
+/// through; Nomad's API tells of no directory's mode.
+pub fn closed_directory(directory: &Path, mode: u32) -> String {
+    format!(
+        "{CLOSED}{} has mode {:04o}: user {USER} cannot get through it to the files of its tasks, so sidecars by driver raw_exec do not start; `chmod o+x {}` opens it",
+        directory.display(),
+        mode & 0o7777,
+        directory.display()
+    )
+}
+
+/// The lines that [`closed_directory`] made, of what a preparation said.
+pub fn closed_directories(said: &str) -> impl Iterator<Item = &str> {
+    said.lines().filter(|line| line.starts_with(CLOSED))
+}
+
+/// How such a line begins.
+const CLOSED: &str = "directory ";
+
+/// What to do by hand, as root, on a node that no job can prepare.
+pub fn manual_steps(network: &CniNetwork) -> Vec<String> {
     let CniNetwork {
         name,
         bridge,
         subnet,
     } = network;
     vec![
-        format!(
-            "install -m 755 mesh {cni_path}/{PLUGIN}    # the CNI plugins bridge, firewall, host-local, loopback and portmap are there too"
-        ),
-        format!(
-            "mesh nomad node conflist --network {name} --bridge {bridge} --subnet {subnet} > {config_directory}/{name}.conflist"
-        ),
-        format!(
-            "groupadd --gid 1337 {USER}; useradd --uid 1337 --gid 1337 --no-create-home --shell /usr/sbin/nologin {USER}"
-        ),
-        "kill -HUP <pid of the Nomad client>".to_owned(),
+        format!("mesh nomad node prepare --network {name} --bridge {bridge} --subnet {subnet}"),
+        HANGUP.to_owned(),
     ]
 }
+
+/// How to take back by hand what [`manual_steps`] did.
+pub fn manual_removal(network: &CniNetwork) -> Vec<String> {
+    vec![
+        format!("mesh nomad node remove --network {}", network.name),
+        HANGUP.to_owned(),
+    ]
+}
+
+/// How a client is told to look at its plugins anew.
+const HANGUP: &str = "kill -HUP <pid of the Nomad client>";
 
 /// Whether a version, with or without `v` in front, is before `major.minor`.
 fn is_before(version: &str, (major, minor): (u64, u64)) -> bool {

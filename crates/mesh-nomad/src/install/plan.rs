@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use super::facts::Facts;
 use super::job::{Component, Jobs, Member, roots_of};
-use super::refusal::Refusals;
 use super::secret::{VariableFiles, item_of, variables};
 use super::settings::{Counts, Ingress, Runner, Settings, Shape};
 use super::{OWNER, OWNER_KEY, is_ours};
@@ -13,6 +12,7 @@ use crate::model::acl::{JobAcl, Policy};
 use crate::model::namespace::Namespace;
 use crate::model::node::Node;
 use crate::model::volume::{HostVolume, VolumeCapability};
+use crate::refusal::Refusals;
 
 /// What an install does, in its order.
 #[derive(Clone, Debug, Default)]

@@ -4,11 +4,12 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use mesh_nomad::inject::Download;
 use mesh_nomad::install::{
-    Counts, Delivery, Facts, Ingress, OWNER, OWNER_KEY, Plan, Settings, Shape, Step, item_of,
-    node_check, node_removal, plan, render, restore_command, restore_job, with_root_tags,
+    Counts, Delivery, Facts, Ingress, OWNER, OWNER_KEY, Plan, Runner, Settings, Shape, Step,
+    item_of, node_check, node_removal, plan, render, restore_command, restore_job, with_root_tags,
 };
 use mesh_nomad::model::Job;
 use mesh_nomad::model::node::Node;
@@ -111,10 +112,62 @@ fn golden_jobs_of_each_way_to_install() {
         for job in jobs(&plan) {
             made[job.id.text()] = json!(job);
         }
-        made["mesh-check"] = json!(node_check(&settings));
-        made["mesh-node-removal"] = json!(node_removal(&settings, true));
+        made["mesh-check"] = json!(node_check(&settings, &plan.members));
+        made["mesh-node-removal"] = json!(node_removal(
+            &settings,
+            true,
+            Some(Duration::from_secs(300))
+        ));
         check(name, &made);
     }
+}
+
+/// The words of a task of the cluster's job.
+fn words(job: &Job, task: &str) -> Vec<String> {
+    let task = job.task_groups.items()[0].task(task).unwrap();
+    serde_json::from_value(task.config.get().unwrap()["args"].clone()).unwrap()
+}
+
+#[test]
+fn etcd_gets_its_own_words_however_it_comes_to_the_node() {
+    for delivery in [downloads(), images(), Delivery::program("/usr/bin/mesh")] {
+        let plan = plan(&with(cluster(), delivery.clone()), &three()).unwrap();
+        let etcd = jobs(&plan)[0];
+        let own = words(etcd, "etcd");
+        let own = own.iter().skip_while(|word| !word.starts_with("--name="));
+        let own: Vec<_> = own.map(|word| word.split('=').next().unwrap()).collect();
+        assert!(own.contains(&"--initial-cluster"), "{delivery:?}: {own:?}");
+        let has_files = words(etcd, "etcd")[0] == "with-files";
+        assert_eq!(
+            has_files,
+            delivery.runner == Runner::RawExec,
+            "{delivery:?}"
+        );
+        if !has_files {
+            assert_eq!(words(etcd, "files")[0], "with-files");
+        }
+    }
+}
+
+#[test]
+fn the_image_of_etcd_is_asked_for_where_its_members_are() {
+    let settings = with(cluster(), images());
+    let plan = plan(&settings, &three()).unwrap();
+    let check = node_check(&settings, &plan.members);
+    let [node, store] = check.task_groups.items() else {
+        panic!("{check:?}");
+    };
+    assert!(node.constraints.items().is_empty());
+    let nodes: Vec<_> = plan.members.iter().map(|it| &it.node[..]).collect();
+    assert_eq!(
+        store.constraints.items()[0].r_target.text(),
+        nodes.join(",")
+    );
+    let trial = with(Shape::Dev, images());
+    assert_eq!(
+        node_check(&trial, &plan.members).task_groups.items().len(),
+        1
+    );
 }
 
 #[test]
@@ -235,11 +288,7 @@ fn what_is_not_ours_is_not_touched() {
     facts.policies =
         vec![serde_json::from_value(json!({ "Name": "mesh-system-mesh-pilot" })).unwrap()];
     let refusals = plan(&settings, &facts).unwrap_err();
-    let places: Vec<_> = refusals
-        .0
-        .iter()
-        .map(|refusal| &refusal.place[..])
-        .collect();
+    let places: Vec<_> = refusals.0.iter().map(|refusal| &refusal.path[..]).collect();
     assert_eq!(
         places,
         [
@@ -356,11 +405,7 @@ fn gateways_do_not_take_what_is_not_theirs() {
         ..three()
     };
     let refusals = plan(&settings, &facts).unwrap_err();
-    let places: Vec<_> = refusals
-        .0
-        .iter()
-        .map(|refusal| &refusal.place[..])
-        .collect();
+    let places: Vec<_> = refusals.0.iter().map(|refusal| &refusal.path[..]).collect();
     let port = "--ingress-port";
     assert_eq!(places, ["namespace mesh-ingress", port, port, port]);
 }

@@ -137,6 +137,7 @@ impl Lab {
             "client": {
                 "enabled": true,
                 "cgroup_parent": group,
+                "max_kill_timeout": "10m",
                 "cni_path": "/opt/cni/bin:/usr/lib/cni",
                 "cni_config_dir": "/opt/cni/config",
                 "options": {

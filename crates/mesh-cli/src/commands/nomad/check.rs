@@ -1,5 +1,6 @@
 //! `mesh nomad check`: what a job would lack on the cluster once it is injected.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,13 +9,14 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use mesh_nomad::check::{Cluster, EligibleNode, Finding, Severity, check, is_eligible, of_plan};
 use mesh_nomad::client::{Address, Client, Config};
 use mesh_nomad::inject::inject;
+use mesh_nomad::install::node::closed_directories;
 use mesh_nomad::model::agent::Agent;
 use mesh_nomad::model::node::Node;
 use mesh_nomad::model::{Job, TaskGroup};
 use serde::Serialize;
 
 use super::super::inject::{Wishes, document, is_json, read, refused, tell};
-use super::{answered, client, config};
+use super::{answered, client, config, trouble};
 use crate::exit::{FAILURE, Failure, OK, Outcome};
 use crate::output::{Format, print_json, write_out};
 
@@ -66,8 +68,9 @@ pub(crate) async fn run(args: Args) -> Outcome {
     let injection = inject(&job, &options).map_err(|refusals| refused(&refusals))?;
     tell(&injection.report);
     let job = injection.job;
+    let complaints = trouble::complaints(&client, &mesh_namespace).await;
     let cluster = Cluster {
-        nodes: with_agents(&config, nodes, &job).await,
+        nodes: with_agents(&config, nodes, &job, &complaints).await,
         namespace: namespace(&client, job.namespace()).await?,
         jobs: jobs(&client, job.namespace()).await?,
         pilots: services(&client, &mesh_namespace, "mesh-pilot").await?,
@@ -125,8 +128,13 @@ fn has_plugin(node: &Node) -> bool {
 }
 
 /// The nodes with what their agents say, as far as the job needs to know how drivers are
-/// configured and the token allows to ask.
-async fn with_agents(config: &Config, nodes: Vec<Node>, job: &Job) -> Vec<EligibleNode> {
+/// configured and the token allows to ask; and with what their preparation complained of.
+async fn with_agents(
+    config: &Config,
+    nodes: Vec<Node>,
+    job: &Job,
+    complaints: &BTreeMap<String, String>,
+) -> Vec<EligibleNode> {
     let is_asked = job.task_groups.items().iter().any(wants_capabilities);
     let all = nodes.into_iter().map(|node| async move {
         let agent = if is_asked {
@@ -134,7 +142,13 @@ async fn with_agents(config: &Config, nodes: Vec<Node>, job: &Job) -> Vec<Eligib
         } else {
             None
         };
-        EligibleNode { node, agent }
+        let said = complaints.get(node.id.text()).map_or("", String::as_str);
+        let closed = closed_directories(said).map(str::to_owned).collect();
+        EligibleNode {
+            node,
+            agent,
+            closed,
+        }
     });
     stream::iter(all).buffered(CONCURRENT).collect().await
 }

@@ -26,11 +26,12 @@ pub(super) struct Place {
 /// How programs get to the nodes.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct Programs {
-    /// The image with `mesh`, for containers; `mesh image build` makes one.
-    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["artifact", "program"])]
+    /// The image with `mesh`, for containers, by a tag or a digest; `mesh image build` makes one.
+    #[arg(long, value_name = "IMAGE", value_parser = image,
+          conflicts_with_all = ["artifact", "program"])]
     image: Option<String>,
     /// The image with etcd; needed with `--image` unless `--dev`.
-    #[arg(long, value_name = "IMAGE")]
+    #[arg(long, value_name = "IMAGE", value_parser = image)]
     etcd_image: Option<String>,
     /// What nodes download to `local/bin/` of each task: `mesh`, and `etcd` where it is not in
     /// the nodes' PATH; a file, or an archive. May be repeated.
@@ -147,6 +148,22 @@ impl Programs {
             && self.etcd_program.is_none()
             && self.etcd_image.is_none()
     }
+}
+
+/// An image that stays what it is while it has this name. Nomad fetches `latest` anew at each start
+/// of a task, also where it is there already, and sees no difference between one and the next.
+fn image(text: &str) -> Result<String, String> {
+    let says = "name a tag that is not moved, or a digest (`NAME@sha256:HEX`)";
+    let last = text.rsplit('/').next().unwrap_or_default();
+    let tag = match (text.contains("@sha256:"), last.rsplit_once(':')) {
+        (true, _) => return Ok(text.to_owned()),
+        (false, None) => return Err(format!("no tag stands for `latest`, which changes: {says}")),
+        (false, Some((_, tag))) => tag,
+    };
+    if tag == "latest" || tag.is_empty() {
+        return Err(format!("`{tag}` changes: {says}"));
+    }
+    Ok(text.to_owned())
 }
 
 /// An etcd that was downloaded stays the same where only `mesh` comes from elsewhere.
@@ -288,11 +305,28 @@ mod tests {
     }
 
     #[test]
+    fn an_image_is_named_so_that_it_stays_the_same() {
+        let digest = format!("files.example:5000/mesh@sha256:{}", "0".repeat(64));
+        for name in ["mesh:0.1.0", "files.example:5000/a/mesh:1", &digest] {
+            assert_eq!(image(name).as_deref(), Ok(name));
+        }
+        for name in [
+            "mesh",
+            "mesh:latest",
+            "files.example:5000/mesh",
+            "mesh:",
+            "",
+        ] {
+            assert!(image(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
     fn programs_come_one_way() {
         assert!(read(&[], None).unwrap_err().contains("how do programs"));
-        assert!(read(&["--image", "m", "--program", "p"], None).is_err());
+        assert!(read(&["--image", "m:1", "--program", "p"], None).is_err());
         assert!(
-            read(&["--image", "m"], None)
+            read(&["--image", "m:1"], None)
                 .unwrap_err()
                 .contains("--etcd-image")
         );

@@ -3,17 +3,19 @@
 use std::path::PathBuf;
 
 use mesh_control::api::backup::Backup;
-use mesh_nomad::install::node::{Readiness, manual_steps};
+use mesh_nomad::install::node::{Readiness, closed_directories, manual_steps};
 use mesh_nomad::install::{
     Component, Facts, INGRESS_ACCOUNT, Plan, Settings, Shape, Step, is_ours, plan, roots_of,
     with_root_tags,
 };
 use mesh_nomad::model::Job;
+use mesh_nomad::model::node::Node;
+use mesh_nomad::model::volume::HostVolume;
 
 use super::choice::{Extent, Place, Programs};
 use super::cluster::{Cluster, Found};
-use super::rollout::{Change, is_delivered_anew};
-use super::{admin, failed, programs, restore, secret};
+use super::rollout::{Change, PAUSE, is_delivered_anew};
+use super::{admin, failed, programs, restore, secret, trouble};
 use crate::exit::{Failure, OK, Outcome, REFUSED};
 use crate::join;
 
@@ -227,7 +229,7 @@ impl Work {
             .collect();
         let facts = &self.found.facts;
         if jobs.iter().any(|job| is_delivered_anew(facts, job)) {
-            programs::check(&self.cluster, &self.settings).await?;
+            programs::check(&self.cluster, &self.settings, &plan.members).await?;
             println!("programs: every node can get them");
         }
         // Gateways are told by the catalogue whom to trust, and have their rights from the API.
@@ -283,24 +285,65 @@ impl Work {
         let made = match step {
             Step::Namespace(namespace) => client.write_namespace(namespace).await,
             Step::Policy(policy) => client.write_policy(policy).await,
-            Step::Volume(volume) => client.create_host_volume(volume).await.map(drop),
+            Step::Volume(volume) => match client.create_host_volume(volume).await {
+                Ok(made) => return self.offered(made.volume.get().unwrap_or(volume)).await,
+                Err(error) => Err(error),
+            },
             _ => Ok(()),
         };
         made.map_err(|error| failed(step.title(), &error))
+    }
+
+    /// Waits until the node of a new volume has told that it has it: before, the scheduler finds no
+    /// place for who asks for it.
+    async fn offered(&self, volume: &HostVolume) -> Result<(), Failure> {
+        let (name, node) = (volume.name.text(), volume.node_id.text());
+        let start = std::time::Instant::now();
+        loop {
+            match self.cluster.client.node(node).await {
+                Ok(found) if has_volume(&found.value, volume) => return Ok(()),
+                Err(error) if !error.is_transient() => {
+                    return Err(failed(format!("reading node {node}"), &error));
+                }
+                _ => {}
+            }
+            if start.elapsed() > OFFERED {
+                let message =
+                    format!("volume {name}: node {node} has not offered it within {OFFERED:?}");
+                return Err(Failure::new(message).with_hint(format!(
+                    "look at `nomad node status -verbose {node}`, and run the same command again"
+                )));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Brings a job; 1 if it was changed.
     async fn bring(&self, job: &Job) -> Result<usize, Failure> {
         let id = job.id.text();
         let place = Component::of_job(id).map(|it| self.cluster.of(it, &self.settings));
-        let change = place.as_ref().unwrap_or(&self.cluster).bring(job).await?;
-        Ok(match change {
+        let place = place.as_ref().unwrap_or(&self.cluster);
+        // What nodes were found to be, somebody may have mended since.
+        let looks_again = id == Component::Node.job_id() && self.has_complaints().await;
+        if looks_again {
+            place.end(id).await?;
+        }
+        Ok(match place.bring(job).await? {
             Change::None => 0,
+            Change::Made if looks_again => 0,
             Change::Made => {
                 println!("job {id}: healthy");
                 1
             }
         })
+    }
+
+    /// Whether the preparation of a node has found something that it cannot mend.
+    async fn has_complaints(&self) -> bool {
+        let client = &self.cluster.client;
+        let complaints = trouble::complaints(client, &self.cluster.namespace).await;
+        let mut said = complaints.values();
+        said.any(|said| closed_directories(said).next().is_some())
     }
 
     /// What only a running control plane can be told and tell: the admin's kubeconfig, the
@@ -391,11 +434,17 @@ impl Work {
             nodes,
             ..Facts::default()
         };
+        let client = &self.cluster.client;
+        let complaints = trouble::complaints(client, &self.cluster.namespace).await;
         let mut is_any_behind = false;
         for node in &facts.nodes {
             let readiness = Readiness::of(node, network);
             if readiness != Readiness::Ready {
                 eprintln!("node {}: {readiness}", node.name.text());
+            }
+            let said = complaints.get(node.id.text()).map_or("", String::as_str);
+            for line in closed_directories(said) {
+                eprintln!("node {}: {line}", node.name.text());
             }
             is_any_behind |= !readiness.is_ready();
         }
@@ -403,7 +452,7 @@ impl Work {
             eprintln!(
                 "injected groups in mode cni are not placed on such nodes; on each of them, as root:"
             );
-            for step in manual_steps(network, "/opt/cni/bin", "/opt/cni/config") {
+            for step in manual_steps(network) {
                 eprintln!("  {step}");
             }
         }
@@ -411,5 +460,15 @@ impl Work {
     }
 }
 
+/// Whether a node tells of a volume.
+fn has_volume(node: &Node, volume: &HostVolume) -> bool {
+    let offered = node.host_volumes.get();
+    let offered = offered.and_then(|volumes| volumes.get(volume.name.text()));
+    let id = offered.and_then(|found| found.get("ID"));
+    id.and_then(serde_json::Value::as_str) == Some(volume.id.text())
+}
+
+/// How long a node may take to tell of a volume that was made on it.
+const OFFERED: std::time::Duration = std::time::Duration::from_secs(60);
 /// How long a client may take to see what was put on its node.
 const FINGERPRINT: std::time::Duration = std::time::Duration::from_secs(15);

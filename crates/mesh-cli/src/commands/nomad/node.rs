@@ -6,9 +6,10 @@ mod files;
 mod reload;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use mesh_nomad::install::CniNetwork;
-use mesh_nomad::install::node::conflist;
+use mesh_nomad::install::node::{closed_directory, conflist};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::files::{Node, Outlook};
@@ -61,12 +62,18 @@ pub(crate) struct RemoveArgs {
     /// Remove this directory too, with everything in it.
     #[arg(long, value_name = "DIR")]
     purge_data: Option<PathBuf>,
+    /// How long to wait for groups in the network, whose part of it this takes down.
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = crate::commands::agent::duration)]
+    wait: Duration,
+    /// Also while groups are in the network: what it gave them stays behind.
+    #[arg(long)]
+    force: bool,
 }
 
 pub(crate) async fn run(command: &Command) -> Outcome {
     match command {
         Command::Prepare(args) => prepare(args).await,
-        Command::Remove(args) => remove(args),
+        Command::Remove(args) => remove(args).await,
         Command::Wait => wait().await,
         Command::Conflist(args) => {
             print!("{}", conflist(&args.network()));
@@ -93,7 +100,11 @@ async fn wait() -> Outcome {
 }
 
 async fn prepare(args: &PrepareArgs) -> Outcome {
-    let (path, directory) = places(args).await;
+    let Places {
+        path,
+        directory,
+        allocations,
+    } = places(args).await;
     let network = args.network.network();
     let program = std::env::current_exe()
         .map_err(|error| Failure::doing("looking for this program", &error))?;
@@ -111,23 +122,46 @@ async fn prepare(args: &PrepareArgs) -> Outcome {
     for lack in &lacks {
         eprintln!("{lack}");
     }
+    if let Some((closed, mode)) = allocations.as_deref().and_then(files::closed_to_proxy) {
+        eprintln!("{}", closed_directory(&closed, mode));
+    }
     if changes.is_empty() {
         println!("nothing was to be done");
     } else {
-        reload::client()?;
-        println!("the Nomad client was told to look again");
+        tell_client()?;
     }
     Ok(OK.into())
 }
 
-fn remove(args: &RemoveArgs) -> Outcome {
+/// Has the Nomad client look at its plugins and networks again, if this is a task of its.
+fn tell_client() -> Result<(), Failure> {
+    if reload::client()? {
+        println!("the Nomad client was told to look again");
+    } else {
+        eprintln!("this is no task of Nomad's: send SIGHUP to the Nomad client");
+    }
+    Ok(())
+}
+
+async fn remove(args: &RemoveArgs) -> Outcome {
+    if let (Some(network), false) = (&args.network, args.force) {
+        // A chain without its plugin cannot be taken down, and what it had made would stay.
+        let held = files::given_back(network, own_allocations().as_deref(), args.wait).await;
+        if !held.is_empty() {
+            return Err(Failure::new(format!(
+                "groups are in the network `{network}`: {}",
+                held.join(", ")
+            ))
+            .with_hint("stop them and wait until they have ended, or add --force"));
+        }
+    }
     let removed = files::remove(Path::new("/"), args.purge_data.as_deref())
         .map_err(|error| Failure::doing("cleaning the node", &error))?;
     for line in &removed {
         println!("{line}");
     }
     if removed.iter().any(|line| line.ends_with("conflist")) {
-        reload::client()?;
+        tell_client()?;
     }
     if let Some(network) = &args.network {
         // The bridge of a network without groups is nobody's.
@@ -136,13 +170,25 @@ fn remove(args: &RemoveArgs) -> Outcome {
     Ok(OK.into())
 }
 
-/// Where the node's client looks for plugins and networks: told, asked, or Nomad's own defaults.
-async fn places(args: &PrepareArgs) -> (String, PathBuf) {
+/// Where the node has its allocations, which a task knows by its own.
+fn own_allocations() -> Option<PathBuf> {
+    let own = std::env::var_os("NOMAD_ALLOC_DIR").map(PathBuf::from)?;
+    own.ancestors().nth(2).map(Path::to_path_buf)
+}
+
+/// Where the node's client looks for plugins and networks, and where it has the files of tasks.
+struct Places {
+    path: String,
+    directory: PathBuf,
+    allocations: Option<PathBuf>,
+}
+
+/// Told, asked, or Nomad's own defaults.
+async fn places(args: &PrepareArgs) -> Places {
+    let mut allocations = None;
     let mut path = args.cni_path.clone();
     let mut directory = args.cni_config_dir.clone();
-    if (path.is_none() || directory.is_none())
-        && let Ok(client) = crate::nomad::client()
-    {
+    if let Ok(client) = crate::nomad::client() {
         match client.agent().await {
             Ok(agent) => {
                 let of = |key: &str| {
@@ -154,12 +200,14 @@ async fn places(args: &PrepareArgs) -> (String, PathBuf) {
                 };
                 path = path.or_else(|| of("CNIPath"));
                 directory = directory.or_else(|| of("CNIConfigDir").map(PathBuf::from));
+                allocations = of("AllocDir").map(PathBuf::from);
             }
             Err(error) => eprintln!("the Nomad client does not tell its directories: {error}"),
         }
     }
-    (
-        path.unwrap_or_else(|| "/opt/cni/bin".to_owned()),
-        directory.unwrap_or_else(|| PathBuf::from("/opt/cni/config")),
-    )
+    Places {
+        path: path.unwrap_or_else(|| "/opt/cni/bin".to_owned()),
+        directory: directory.unwrap_or_else(|| PathBuf::from("/opt/cni/config")),
+        allocations: own_allocations().or(allocations),
+    }
 }

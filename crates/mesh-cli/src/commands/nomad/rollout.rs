@@ -24,15 +24,22 @@ pub(super) enum Change {
 }
 
 /// How long to wait between two looks.
-const PAUSE: Duration = Duration::from_millis(700);
+pub(super) const PAUSE: Duration = Duration::from_millis(700);
 /// How long work on nodes, which has no deployment with a deadline, may take: downloads included.
-const NODE_WORK: Duration = Duration::from_secs(600);
+pub(super) const NODE_WORK: Duration = Duration::from_secs(600);
+/// When work on nodes is told how far it is.
+const TELL_AFTER: Duration = Duration::from_secs(3);
 /// How long allocations of a job that was not changed may take to be well.
 const SETTLE: Duration = Duration::from_secs(180);
 
 impl Cluster {
     /// Registers a job unless the stored one is the same, and waits until it is healthy.
     pub(super) async fn bring(&self, job: &Job) -> Result<Change, Failure> {
+        self.bring_within(job, NODE_WORK).await
+    }
+
+    /// The same, of work on nodes that may take so long.
+    pub(super) async fn bring_within(&self, job: &Job, limit: Duration) -> Result<Change, Failure> {
         let id = job.id.text();
         let doing = |what: &str| format!("{what} job {id}");
         let plan = self.client.plan_job(job).await;
@@ -45,7 +52,7 @@ impl Cluster {
             }
             // Nomad does not do such work again by itself, nor for the same job.
             self.end(id).await?;
-            return Box::pin(self.bring(job)).await;
+            return Box::pin(self.bring_within(job, limit)).await;
         }
         if is_same {
             self.settle(job).await?;
@@ -77,7 +84,8 @@ impl Cluster {
             return Err(Failure::new(format!("job {id} finds no place: {reasons}")));
         }
         if job.kind() == "sysbatch" {
-            self.work(id, registered.job_modify_index.value()).await?;
+            self.work(id, registered.job_modify_index.value(), limit)
+                .await?;
         } else {
             self.deploy(job).await?;
         }
@@ -129,8 +137,9 @@ impl Cluster {
     }
 
     /// Waits until every allocation of work on nodes has ended.
-    async fn work(&self, id: &str, since: u64) -> Result<(), Failure> {
+    async fn work(&self, id: &str, since: u64, limit: Duration) -> Result<(), Failure> {
         let mut teller = Teller::default();
+        let mut last = String::new();
         let start = Instant::now();
         loop {
             let allocations: Vec<_> = self
@@ -158,9 +167,16 @@ impl Cluster {
                 let why = format!("failed on {}", nodes.join(", "));
                 return Err(self.broken(id, &why, &bad).await);
             }
-            if start.elapsed() > NODE_WORK {
+            let ended = allocations.iter().filter(|found| found.is_terminal());
+            let now = format!("{} of {} nodes are done", ended.count(), allocations.len());
+            // What is done in no time needs no word.
+            if now != last && start.elapsed() > TELL_AFTER {
+                eprintln!("job {id}: {now}");
+                last = now;
+            }
+            if start.elapsed() > limit {
                 return Err(Failure::new(format!(
-                    "job {id} has not ended within {NODE_WORK:?}"
+                    "job {id} has not ended within {limit:?}"
                 )));
             }
             tokio::time::sleep(PAUSE).await;
@@ -303,7 +319,7 @@ impl Cluster {
 
 /// Whether the node of an allocation is one that Nomad counts as lost; of these lists, which have
 /// none if Nomad did not answer.
-fn is_lost(allocation: &Allocation, nodes: &[Node]) -> bool {
+pub(super) fn is_lost(allocation: &Allocation, nodes: &[Node]) -> bool {
     let mut nodes = nodes.iter();
     nodes.any(|node| node.id == allocation.node_id && node.is_lost())
 }

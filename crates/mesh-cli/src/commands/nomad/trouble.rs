@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_nomad::client::{Client, LogKind, LogOptions};
+use mesh_nomad::install::Component;
 use mesh_nomad::model::allocation::Allocation;
 use mesh_nomad::model::evaluation::Placement;
 
@@ -77,6 +78,29 @@ pub(super) async fn logs(client: &Client, allocations: &[Allocation]) -> Vec<Str
         }
     }
     lines
+}
+
+/// What the preparation of nodes complained of when it was last there, by node; nothing where its
+/// log is not there any more, or is not for this token.
+pub(super) async fn complaints(client: &Client, namespace: &str) -> BTreeMap<String, String> {
+    let id = Component::Node.job_id();
+    let allocations = client.job_allocations(namespace, id).await;
+    let mut newest: BTreeMap<String, Allocation> = BTreeMap::new();
+    for found in allocations.map(|reply| reply.value).unwrap_or_default() {
+        let place = newest.entry(found.node_id.text().to_owned());
+        let before = place.or_insert_with(|| found.clone());
+        if before.create_index.value() < found.create_index.value() {
+            *before = found;
+        }
+    }
+    let mut said = BTreeMap::new();
+    for (node, allocation) in newest {
+        for task in allocation.task_states.get().into_iter().flatten() {
+            let text = tail(client, allocation.id.text(), task.0, LogKind::Stderr).await;
+            said.insert(node.clone(), text);
+        }
+    }
+    said
 }
 
 async fn tail(client: &Client, id: &str, task: &str, kind: LogKind) -> String {

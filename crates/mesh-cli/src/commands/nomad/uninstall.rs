@@ -1,15 +1,21 @@
 //! `mesh nomad uninstall`: everything out again, the last first.
 
+use std::time::Duration;
+
 use mesh_nomad::client::Stop;
 use mesh_nomad::inject::is_injected;
+use mesh_nomad::install::node::manual_removal;
 use mesh_nomad::install::{
     Component, RECORD, Settings, is_our_namespace, is_our_policy, is_ours, node_removal,
     variable_path,
 };
+use mesh_nomad::model::Job;
+use mesh_nomad::model::node::Node;
 
 use super::choice::Place;
 use super::cluster::{Cluster, Found};
 use super::failed;
+use super::rollout::NODE_WORK;
 use crate::exit::{Failure, OK, Outcome, REFUSED};
 
 /// Take the control plane off the cluster: jobs, variables, policies, what nodes got, namespace.
@@ -19,13 +25,17 @@ use crate::exit::{Failure, OK, Outcome, REFUSED};
 pub(crate) struct Args {
     #[command(flatten)]
     place: Place,
-    /// Also while injected jobs run: they go on with what their sidecars know, and cannot start
-    /// anew.
+    /// Also while injected jobs run, or end: they go on with what their sidecars know, and cannot
+    /// start anew.
     #[arg(long)]
     force: bool,
     /// Remove the store as well: objects, the mesh's root, volumes and directories.
     #[arg(long)]
     purge_data: bool,
+    /// How long to wait for injected groups that were told to stop and have not ended: their
+    /// networks are taken down by what is on the nodes.
+    #[arg(long, value_name = "TIME", default_value = "5m", value_parser = crate::commands::agent::duration)]
+    wait: Duration,
 }
 
 pub(crate) async fn run(args: &Args) -> Outcome {
@@ -44,8 +54,13 @@ pub(crate) async fn run(args: &Args) -> Outcome {
         settings,
         purge_data: args.purge_data,
     };
+    let wait = (!args.force).then_some(args.wait);
+    let removal = node_removal(&work.settings, work.purge_data, wait);
+    if let (Some(wait), Some(_), Some(network)) = (wait, &removal, &work.settings.network) {
+        work.cluster.quiet(network, wait).await?;
+    }
     work.jobs().await?;
-    work.nodes().await?;
+    work.nodes(removal, args.wait).await?;
     work.volumes().await?;
     work.rest().await?;
     println!("the mesh is gone from the cluster");
@@ -92,13 +107,14 @@ impl Work {
     }
 
     /// What nodes got.
-    async fn nodes(&self) -> Result<(), Failure> {
-        let Some(job) = node_removal(&self.settings, self.purge_data) else {
+    async fn nodes(&self, removal: Option<Job>, wait: Duration) -> Result<(), Failure> {
+        let Some(job) = removal else {
+            self.tell_prepared();
             return Ok(());
         };
         let id = job.id.text();
         self.cluster.end(id).await?;
-        self.cluster.bring(&job).await?;
+        self.cluster.bring_within(&job, NODE_WORK + wait).await?;
         let purge = Stop {
             purge: true,
             ..Stop::default()
@@ -117,6 +133,29 @@ impl Work {
             );
         }
         Ok(())
+    }
+
+    /// What is left on nodes that somebody has prepared by hand.
+    fn tell_prepared(&self) {
+        let Some(network) = &self.settings.network else {
+            return;
+        };
+        let is_prepared = |node: &&Node| {
+            let attributes = node.attributes.get();
+            attributes.is_some_and(|has| has.contains_key("plugins.cni.version.mesh-cni"))
+        };
+        let nodes = self.found.facts.nodes.iter().filter(is_prepared);
+        let nodes: Vec<_> = nodes.map(|node| node.name.text()).collect();
+        if nodes.is_empty() {
+            return;
+        }
+        eprintln!(
+            "prepared by hand, and as they were after these steps: {}",
+            nodes.join(", ")
+        );
+        for step in manual_removal(network) {
+            eprintln!("  {step}");
+        }
     }
 
     async fn volumes(&self) -> Result<(), Failure> {

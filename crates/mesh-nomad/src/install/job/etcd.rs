@@ -66,9 +66,7 @@ impl Jobs<'_> {
             .into();
         } else {
             // The data is in a directory of these nodes.
-            let nodes: Vec<_> = self.members.iter().map(|member| &member.node[..]).collect();
-            let nodes = nodes.join(",");
-            constraints.push(constraint("${node.unique.id}", "set_contains_any", &nodes));
+            constraints.push(self.on_members());
         }
         let words = self.words(&directory);
         let tls = format!("{directory}/tls");
@@ -87,10 +85,9 @@ impl Jobs<'_> {
         let mut tasks = Vec::new();
         let mut member = if has_volume {
             // The image of etcd has no `mesh`.
-            let words: Vec<_> = with_files
-                .chain(["mesh".to_owned(), "--version".to_owned()])
-                .collect();
-            let mut files = self.mesh_task("files", &words, size(50, 64));
+            let wrapped = ["mesh", "--version"].map(str::to_owned);
+            let wrapped: Vec<_> = with_files.chain(wrapped).collect();
+            let mut files = self.mesh_task("files", &wrapped, size(50, 64));
             files.lifecycle = Lifecycle {
                 hook: "prestart".into(),
                 sidecar: false.into(),
@@ -99,10 +96,10 @@ impl Jobs<'_> {
             .into();
             files.volume_mounts = mounts.clone();
             tasks.push(files);
-            self.task("etcd", etcd, "etcd", words.as_slice(), size(500, 512))
+            self.task("etcd", etcd, "etcd", &words, size(500, 512))
         } else {
-            let words: Vec<_> = with_files.chain([etcd.clone()]).chain(words).collect();
-            self.mesh_task("etcd", &words, size(500, 512))
+            let wrapped: Vec<_> = with_files.chain([etcd.clone()]).chain(words).collect();
+            self.mesh_task("etcd", &wrapped, size(500, 512))
         };
         member.kill_timeout = Nanoseconds::seconds(30).into();
         member.volume_mounts = mounts;

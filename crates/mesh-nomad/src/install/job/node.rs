@@ -1,7 +1,9 @@
 //! Work on nodes: what a node needs for injected groups, and whether it can get the programs.
 
-use super::{Component, Jobs, owner, size};
-use crate::install::settings::{Runner, Settings};
+use std::time::Duration;
+
+use super::{Component, Jobs, Member, owner, size};
+use crate::install::settings::{Runner, Settings, Shape};
 use crate::model::{Job, RestartPolicy, Task, TaskGroup};
 
 impl Jobs<'_> {
@@ -29,13 +31,14 @@ impl Jobs<'_> {
         }
         let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
         let task = self.mesh_task("prepare", &words, size(50, 128));
-        Some(self.sysbatch(id, vec![task]))
+        Some(self.sysbatch(id, vec![Self::once("node", task)]))
     }
 
-    fn sysbatch(&self, id: &str, tasks: Vec<Task>) -> Job {
-        let group = TaskGroup {
-            name: "node".into(),
-            tasks: tasks.into(),
+    /// A group whose task is done or failed after one start.
+    fn once(name: &str, task: Task) -> TaskGroup {
+        TaskGroup {
+            name: name.into(),
+            tasks: vec![task].into(),
             restart_policy: RestartPolicy {
                 attempts: 0.into(),
                 mode: "fail".into(),
@@ -43,11 +46,15 @@ impl Jobs<'_> {
             }
             .into(),
             ..TaskGroup::default()
-        };
-        let job = self.job(Component::Node, "sysbatch", group);
+        }
+    }
+
+    fn sysbatch(&self, id: &str, groups: Vec<TaskGroup>) -> Job {
+        let job = self.job(Component::Node, "sysbatch", TaskGroup::default());
         Job {
             id: id.into(),
             name: id.into(),
+            task_groups: groups.into(),
             // Workloads may be in any pool.
             node_pool: "all".into(),
             meta: owner(id),
@@ -56,27 +63,46 @@ impl Jobs<'_> {
     }
 }
 
-/// A job that fetches the programs on every node and asks each for its version.
-pub fn check(settings: &Settings) -> Job {
+/// A job that fetches the programs on every node and asks for their version. The image of etcd is
+/// needed where its members are alone; other ways bring etcd together with `mesh`.
+pub fn check(settings: &Settings, members: &[Member]) -> Job {
     let jobs = Jobs {
         settings,
-        members: &[],
+        members,
         roots: &[],
     };
     let version = ["--version".to_owned()];
     let mesh = jobs.mesh_task("mesh", &version, size(50, 64));
-    jobs.sysbatch("mesh-check", vec![mesh])
+    let mut groups = vec![Jobs::once("node", mesh)];
+    let has_image = settings.delivery.runner == Runner::Docker;
+    if has_image && matches!(settings.shape, Shape::Cluster(_)) {
+        let etcd = &settings.delivery.etcd;
+        let etcd = jobs.task("etcd", etcd, "etcd", &version, size(50, 64));
+        let mut store = Jobs::once("store", etcd);
+        store.constraints = vec![jobs.on_members()].into();
+        groups.push(store);
+    }
+    jobs.sysbatch("mesh-check", groups)
 }
 
-/// A job that takes out of every node what the preparation put there, and the data if it is to go.
+/// A job that takes out of every node what the preparation put there, and the data if it is to go;
+/// each node waits so long for groups in the network that end, without a time takes it from them.
 /// None where nothing was put there.
-pub fn removal(settings: &Settings, purge_data: bool) -> Option<Job> {
+///
+/// Nomad's servers forget the allocations of a job that is purged at once, so nobody but the node
+/// knows of these.
+pub fn removal(settings: &Settings, purge_data: bool, wait: Option<Duration>) -> Option<Job> {
     let jobs = Jobs {
         settings,
         members: &[],
         roots: &[],
     };
+    let wait = wait.map(|wait| wait.as_secs().to_string());
     let mut words = vec!["nomad", "node", "remove"];
+    match &wait {
+        Some(wait) => words.extend(["--wait", wait]),
+        None => words.push("--force"),
+    }
     if let Some(network) = &settings.network {
         words.extend(["--network", &network.name]);
     }

@@ -2,7 +2,7 @@
 //! plane begins. The backup comes over the connection of the command: no variable could hold it.
 
 use super::server::{DEV_VOLUME, dev_home};
-use super::{Component, Jobs, Member, constraint, size};
+use super::{Component, Jobs, Member, size};
 use crate::install::settings::{Runner, Settings};
 use crate::model::{Job, Nanoseconds, TaskGroup, Update, VolumeMount, VolumeRequest};
 
@@ -16,12 +16,10 @@ pub fn job(settings: &Settings, members: &[Member]) -> Job {
     let words = ["nomad", "node", "wait"].map(str::to_owned);
     let mut task = jobs.mesh_task(ID, &words, size(100, 128));
     task.kill_timeout = Nanoseconds::seconds(5).into();
-    let nodes: Vec<_> = members.iter().map(|member| &member.node[..]).collect();
-    let here = constraint("${node.unique.id}", "set_contains_any", &nodes.join(","));
     let mut group = TaskGroup {
         name: "restore".into(),
         count: 1.into(),
-        constraints: vec![here].into(),
+        constraints: vec![jobs.on_members()].into(),
         update: Update {
             max_parallel: 1.into(),
             health_check: "task_states".into(),

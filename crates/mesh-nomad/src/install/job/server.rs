@@ -153,10 +153,7 @@ impl Jobs<'_> {
             .into();
         } else {
             // The store is a file of this node; a move would be another mesh.
-            let nodes: Vec<_> = self.members.iter().map(|member| &member.node[..]).collect();
-            let nodes = nodes.join(",");
-            group.constraints =
-                vec![constraint("${node.unique.id}", "set_contains_any", &nodes)].into();
+            group.constraints = vec![self.on_members()].into();
         }
         group.tasks = vec![task].into();
         self.job(Component::Dev, "service", group)

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader};
-use std::os::unix::fs::PermissionsExt as _;
+use std::net::IpAddr;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use mesh_model::sidecar::PROXY_UID;
 use mesh_nomad::install::CniNetwork;
@@ -250,10 +252,82 @@ pub(super) fn remove(root: &Path, data: Option<&Path>) -> io::Result<Vec<String>
     Ok(told)
 }
 
+/// The first directory on the way down to this one that the proxy's user cannot get through, with
+/// its mode.
+pub(super) fn closed_to_proxy(directory: &Path) -> Option<(PathBuf, u32)> {
+    let mut way: Vec<_> = directory.ancestors().collect();
+    way.reverse();
+    way.into_iter().find_map(|directory| {
+        let found = fs::metadata(directory).ok()?;
+        let bit = if found.uid() == PROXY_UID {
+            0o100
+        } else if found.gid() == PROXY_UID {
+            0o010
+        } else {
+            0o001
+        };
+        (found.mode() & bit == 0).then(|| (directory.to_owned(), found.mode()))
+    })
+}
+
+/// Waits until the groups that had addresses of the network have given them back, which they do when
+/// their part of it is taken down; those that are left, with whose they are.
+///
+/// The address of an allocation that the node has no directory of is nobody's: its client came to an
+/// end before it could give it back.
+pub(super) async fn given_back(
+    network: &str,
+    allocations: Option<&Path>,
+    limit: Duration,
+) -> Vec<String> {
+    let memory = memory(network);
+    let start = Instant::now();
+    let mut told = Vec::new();
+    loop {
+        let mut held = held(&memory);
+        held.retain(|(_, owner)| allocations.is_none_or(|all| all.join(owner).exists()));
+        let held: Vec<_> = held
+            .into_iter()
+            .map(|(address, owner)| format!("{address} of allocation {owner}"))
+            .collect();
+        if held.is_empty() || start.elapsed() >= limit {
+            return held;
+        }
+        if told != held {
+            println!("waiting for {}", held.join(", "));
+            told = held;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// The addresses that `host-local` remembers below a directory, each with its container, here an
+/// allocation, with which the address's file begins.
+fn held(directory: &Path) -> Vec<(String, String)> {
+    let mut held = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if path.is_dir() {
+            held.extend(self::held(&path));
+        } else if name.parse::<IpAddr>().is_ok() {
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            let owner = text.lines().next().unwrap_or_default().trim().to_owned();
+            held.push((name, owner));
+        }
+    }
+    held.sort_unstable();
+    held
+}
+
 /// Forgets the addresses that the network's groups had.
 pub(super) fn forget_network(network: &str) {
-    let memory = Path::new("/run/cni").join(network);
-    drop(fs::remove_dir_all(memory));
+    drop(fs::remove_dir_all(memory(network)));
+}
+
+/// Where the network's addresses are remembered.
+fn memory(network: &str) -> PathBuf {
+    Path::new("/run/cni").join(network)
 }
 
 /// A name beside a file that the Nomad client takes for no network and no plugin.
@@ -348,6 +422,45 @@ mod tests {
         let program = ground.root.path().join("mesh");
         fs::write(&program, "mesh").unwrap();
         program
+    }
+
+    #[test]
+    fn a_directory_is_closed_to_the_proxy_unless_others_may_get_through() {
+        let root = tempfile::tempdir().unwrap();
+        let inner = root.path().join("data/alloc");
+        fs::create_dir_all(&inner).unwrap();
+        let set = |path: &str, mode| {
+            let mode = fs::Permissions::from_mode(mode);
+            fs::set_permissions(root.path().join(path), mode).unwrap();
+        };
+        set("", 0o755);
+        set("data", 0o700);
+        set("data/alloc", 0o711);
+        let (closed, mode) = closed_to_proxy(&inner).unwrap();
+        assert_eq!((closed, mode & 0o777), (root.path().join("data"), 0o700));
+        set("data", 0o711);
+        assert_eq!(closed_to_proxy(&inner), None);
+    }
+
+    #[test]
+    fn an_address_is_held_until_its_file_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let network = directory.path().join("mesh");
+        fs::create_dir(&network).unwrap();
+        for (name, text) in [
+            ("lock", ""),
+            ("last_reserved_ip.0", "172.27.64.2"),
+            ("172.27.64.2", "f5b4177c\r\neth0"),
+            ("fd00::2", "f5b4177c\neth0"),
+        ] {
+            fs::write(network.join(name), text).unwrap();
+        }
+        let of = |address: &str| (address.to_owned(), "f5b4177c".to_owned());
+        let expected = [of("172.27.64.2"), of("fd00::2")];
+        assert_eq!(held(directory.path()), expected);
+        fs::remove_file(network.join("172.27.64.2")).unwrap();
+        assert_eq!(held(directory.path()), expected[1..]);
+        assert_eq!(held(&directory.path().join("none")), []);
     }
 
     #[test]

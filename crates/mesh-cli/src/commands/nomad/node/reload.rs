@@ -4,31 +4,28 @@ use std::fs;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::exit::{Failure, UNSUPPORTED};
+use crate::exit::Failure;
 
-/// Sends SIGHUP to the client: the nearest process above this one that is `nomad agent`.
-///
-/// # Errors
-///
-/// When there is none, as when this was not started by Nomad.
-pub(super) fn client() -> Result<(), Failure> {
+/// Sends SIGHUP to the client: the nearest process above this one that is `nomad agent`. False when
+/// there is none, as when this was not started by Nomad.
+pub(super) fn client() -> Result<bool, Failure> {
     let mut process = std::process::id();
     while let Some(parent) = parent(process) {
         if is_agent(parent) {
             let pid = i32::try_from(parent).ok().and_then(Pid::from_raw);
             let pid = pid.ok_or_else(|| Failure::new(format!("process {parent} has no number")))?;
-            return kill_process(pid, Signal::HUP).map_err(|error| {
-                Failure::doing(
-                    format!("telling the Nomad client, process {parent}"),
-                    &std::io::Error::from(error),
-                )
-            });
+            return kill_process(pid, Signal::HUP)
+                .map(|()| true)
+                .map_err(|error| {
+                    Failure::doing(
+                        format!("telling the Nomad client, process {parent}"),
+                        &std::io::Error::from(error),
+                    )
+                });
         }
         process = parent;
     }
-    Err(Failure::new("no process above this one is `nomad agent`")
-        .with_code(UNSUPPORTED)
-        .with_hint("send SIGHUP to the Nomad client yourself"))
+    Ok(false)
 }
 
 fn parent(process: u32) -> Option<u32> {

@@ -1,12 +1,13 @@
-//! Why a job is not injected, all reasons at once.
+//! Why a job is not injected, or an install not begun: all reasons at once.
 
 use std::fmt;
 
-/// One reason why a job is not injected.
+/// One reason why a job is not injected, or an install not begun.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Refusal {
-    /// What it is about, as in `TaskGroups[web].Tasks[app].User`.
+    /// What it is about, as `TaskGroups[web].Tasks[app].User` in a job, or `job mesh-api` of a
+    /// cluster.
     pub path: String,
     /// What was found and why it cannot be, without a final period.
     pub reason: String,
@@ -14,7 +15,7 @@ pub struct Refusal {
     pub hint: String,
 }
 
-/// Every reason why a job is not injected; never empty when it is an error.
+/// Every reason; never empty when it is an error.
 #[derive(Clone, Debug, Default, Eq, PartialEq, thiserror::Error)]
 pub struct Refusals(pub Vec<Refusal>);
 
@@ -29,7 +30,7 @@ impl fmt::Display for Refusal {
 // === impl Refusals ===
 
 impl Refusals {
-    pub(super) fn add(
+    pub(crate) fn add(
         &mut self,
         path: impl Into<String>,
         reason: impl Into<String>,
@@ -42,7 +43,7 @@ impl Refusals {
         });
     }
 
-    pub(super) fn into_result<T>(self, value: T) -> Result<T, Self> {
+    pub(crate) fn into_result<T>(self, value: T) -> Result<T, Self> {
         if self.0.is_empty() {
             Ok(value)
         } else {
