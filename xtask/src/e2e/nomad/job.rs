@@ -46,6 +46,8 @@ pub(crate) struct Task {
     /// The program and its arguments.
     pub(crate) command: Vec<String>,
     pub(crate) env: Vec<(&'static str, String)>,
+    /// A template that makes more of its environment.
+    pub(crate) template: Option<String>,
 }
 
 /// How a task is run.
@@ -175,6 +177,11 @@ impl fmt::Display for Task {
             .iter()
             .map(|(key, value)| format!("        {key} = {value:?}\n"))
             .collect();
+        let template = self.template.iter().map(|text| {
+            format!(
+                "      template {{\n        data = {text:?}\n        destination = \"local/env\"\n        env = true\n      }}\n"
+            )
+        });
         write!(
             f,
             r#"    task "app" {{
@@ -186,7 +193,7 @@ impl fmt::Display for Task {
       }}
       env {{
 {}      }}
-      resources {{
+{}      resources {{
         cpu = 50
         memory = 64
       }}
@@ -194,7 +201,8 @@ impl fmt::Display for Task {
 "#,
             self.runs.driver(),
             self.user,
-            env.concat()
+            env.concat(),
+            template.collect::<String>()
         )
     }
 }

@@ -17,11 +17,15 @@ const HEADING: &str = "## Install on Nomad";
 /// xtask e2e cluster` all others.
 const ON_AGENT: [&str; 2] = ["mesh nomad install --dev ", "mesh nomad install --ingress "];
 
-/// Commands that need a mesh which is lost: ring `nomad` runs their words, and compares them with
-/// the page (`crates/mesh-cli/tests/nomad/restore.rs`).
-const IN_RING: [&str; 2] = [
+/// Commands that need a mesh which is lost, or one of containers: ring `nomad` runs their words, and
+/// compares them with the page (`crates/mesh-cli/tests/nomad/restore.rs`, `…/image.rs`).
+const IN_RING: [&str; 6] = [
     "mesh backup ",
     "mesh nomad install --dev --program /usr/local/bin/mesh --restore ",
+    "mesh image build ",
+    "docker load ",
+    "mesh nomad install --image ",
+    "mesh nomad upgrade --image ",
 ];
 
 /// The page.

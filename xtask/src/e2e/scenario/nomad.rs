@@ -1,5 +1,6 @@
 //! What only a Nomad can do to a mesh: place by ports, restart, update, lose its agents, reboot.
 
+mod address;
 mod change;
 mod mode;
 mod reboot;
@@ -14,6 +15,7 @@ use crate::e2e::nomad::{Agent, Lab, get, instance};
 use crate::e2e::world::{Step, World, ensure};
 
 pub(crate) async fn rows(world: &World, lab: &mut Lab) {
+    address::rows(world).await;
     mode::rows(world).await;
     change::rows(world).await;
     let result = client_restarted(world, lab).await;

@@ -71,7 +71,7 @@ async fn upgraded(world: &World, cluster: &Cluster) -> Step<String> {
             &artifact[..],
         )];
         world
-            .as_the_page_says(&["mesh nomad upgrade "], &values)
+            .as_the_page_says(&["mesh nomad upgrade --artifact "], &values)
             .await?;
         let took = start.elapsed();
         let after = pieces().await?;

@@ -65,6 +65,7 @@ pub(crate) fn task(world: &World, name: &str) -> Task {
         user,
         command: Vec::new(),
         env: Vec::new(),
+        template: None,
     }
 }
 

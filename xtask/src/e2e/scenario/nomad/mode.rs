@@ -57,6 +57,7 @@ fn job(world: &World, id: &'static str, network: &'static str, user: &'static st
                     format!("--control={}", world.socket(id).display()),
                 ],
                 env: Vec::new(),
+                template: None,
             },
         }],
     }

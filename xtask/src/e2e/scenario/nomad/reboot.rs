@@ -106,6 +106,7 @@ fn job(world: &World, id: &str, network: &'static str) -> Job {
                     "--insist".to_owned(),
                 ],
                 env: Vec::new(),
+                template: None,
             },
         }],
     }
