@@ -110,9 +110,7 @@ impl Dialed {
             Some(Standing::Taken) => self.leave(),
             // Envoy asks for what it has not, whatever became of it before.
             Some(Standing::Withdrawn(_)) if asked.owes(name) => self.leave(),
-            Some(standing) => {
-                return before.filter(|dial| dial.standing == standing);
-            }
+            Some(_) => return before,
         };
         let cluster = match standing {
             Standing::Withdrawn(_) => None,
