@@ -7,6 +7,7 @@
 #[cfg(feature = "client")]
 mod follow;
 mod instance;
+mod listed;
 mod state;
 mod table;
 
@@ -18,6 +19,7 @@ use mesh_model::{Problems, WorkloadId};
 #[cfg(feature = "client")]
 pub use self::follow::{FollowSettings, Follower, Status};
 pub use self::instance::Instance;
+pub use self::listed::Listed;
 pub use self::state::{Catalogue, Input, Name, Read};
 
 /// Everything that is known, at one moment.

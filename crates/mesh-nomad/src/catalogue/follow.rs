@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, unfold};
 use futures_util::{Stream, StreamExt as _};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -86,6 +86,8 @@ impl Follower {
             catalogue: Catalogue::new(),
             started: Instant::now(),
             queue: VecDeque::new(),
+            begin: None,
+            newest: 0,
             snapshots,
             status,
         };
@@ -133,6 +135,10 @@ struct Shell {
     catalogue: Catalogue,
     started: Instant,
     queue: VecDeque<Read>,
+    /// Lets the event stream begin, at an index.
+    begin: Option<oneshot::Sender<u64>>,
+    /// The highest index of a list so far.
+    newest: u64,
     snapshots: watch::Sender<Arc<Snapshot>>,
     status: watch::Sender<Status>,
 }
@@ -151,7 +157,9 @@ impl Shell {
         let jobs = client.watch_for(Client::jobs_request(&namespace), wait);
         let (mut services, mut allocations, mut jobs) =
             (pin!(services), pin!(allocations), pin!(jobs));
-        let mut events = pin!(events(client.clone(), namespace));
+        let (begin, start) = oneshot::channel();
+        self.begin = Some(begin);
+        let mut events = pin!(events(client.clone(), namespace, start));
         let mut reading: FuturesUnordered<Reading> = FuturesUnordered::new();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -187,6 +195,11 @@ impl Shell {
             self.snapshots.send_replace(snapshot);
             self.status
                 .send_if_modified(|status| !std::mem::replace(&mut status.is_whole, true));
+            // Not before: of what is read for the first time nothing has to be hinted at.
+            if let Some(begin) = self.begin.take() {
+                // Nobody waits for it if all of this ends.
+                let _waits = begin.send(self.newest).is_ok();
+            }
         }
         let now = self.now();
         self.queue.extend(self.catalogue.reads(now));
@@ -206,6 +219,7 @@ impl Shell {
     fn take_list<T>(&mut self, item: Result<Reply<T>, Error>, input: impl FnOnce(u64, T) -> Input) {
         match item {
             Ok(reply) => {
+                self.newest = self.newest.max(reply.meta.floor());
                 self.take(input(reply.meta.floor(), reply.value));
                 self.well();
             }
@@ -225,8 +239,11 @@ impl Shell {
 
     fn take_news(&mut self, news: News) {
         match news {
-            News::Opened => {
-                self.take(Input::StreamOpened);
+            News::Opened { is_again } => {
+                // What changed before it was open for the first time, the lists tell.
+                if is_again {
+                    self.take(Input::StreamOpened);
+                }
                 self.status.send_modify(|status| status.has_events = true);
             }
             News::Events(batch) => self.take(Input::Events(batch)),
@@ -289,7 +306,7 @@ async fn read(client: Client, read: Read) -> (Read, Result<Input, Error>) {
 
 /// What the event stream says.
 enum News {
-    Opened,
+    Opened { is_again: bool },
     Events(EventBatch),
     Lost(Error),
 }
@@ -297,16 +314,29 @@ enum News {
 struct Hearing {
     client: Client,
     namespace: String,
+    /// Says when and where to begin: what is older, the first lists tell.
+    start: Option<oneshot::Receiver<u64>>,
+    /// The index of what was heard last.
+    index: Option<u64>,
+    /// Whether it was open before.
+    is_again: bool,
     stream: Option<EventStream>,
     pause: Duration,
     failures: u32,
 }
 
 /// The event stream, opened again whenever it ends.
-fn events(client: Client, namespace: String) -> impl Stream<Item = News> + Send {
+fn events(
+    client: Client,
+    namespace: String,
+    start: oneshot::Receiver<u64>,
+) -> impl Stream<Item = News> + Send {
     let hearing = Hearing {
         client,
         namespace,
+        start: Some(start),
+        index: None,
+        is_again: false,
         stream: None,
         pause: Duration::ZERO,
         failures: 0,
@@ -319,13 +349,21 @@ fn events(client: Client, namespace: String) -> impl Stream<Item = News> + Send 
 
 impl Hearing {
     async fn next(&mut self) -> News {
+        if let Some(start) = self.start.take() {
+            self.index = start.await.ok();
+        }
         let Some(stream) = &mut self.stream else {
             sleep(self.pause).await;
             let topics = [Topic::all("Service"), Topic::all("Allocation")];
-            return match self.client.events(&topics, &self.namespace, None).await {
+            return match self
+                .client
+                .events(&topics, &self.namespace, self.index)
+                .await
+            {
                 Ok(stream) => {
                     self.stream = Some(stream);
-                    News::Opened
+                    let is_again = std::mem::replace(&mut self.is_again, true);
+                    News::Opened { is_again }
                 }
                 Err(error) => self.lost(error),
             };
@@ -333,6 +371,7 @@ impl Hearing {
         match stream.next().await {
             Ok(Some(batch)) => {
                 self.failures = 0;
+                self.index = Some(batch.index.value());
                 News::Events(batch)
             }
             Ok(None) => self.lost(Error::Protocol {

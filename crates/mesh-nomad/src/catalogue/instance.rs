@@ -8,9 +8,10 @@ use mesh_model::{
     Capture, Health, Problem, Problems, Protocol, Workload, WorkloadPort, WorkloadService, label,
 };
 
+use super::listed::Listed;
 use crate::identity::{self, Account};
 use crate::model::Job;
-use crate::model::allocation::{AllocatedPort, Allocation, TaskState};
+use crate::model::allocation::{AllocatedPort, TaskState};
 use crate::model::registration::Registration;
 use crate::model::reply::JobStub;
 use crate::sidecar::{PortRef, Sidecar, SidecarService, usual_number, variable};
@@ -117,7 +118,7 @@ impl Placed {
     pub(super) fn gone() -> Self {
         Self {
             is_terminal: true,
-            ..Self::new(&Allocation::default())
+            ..Self::new(Listed::default())
         }
     }
 
@@ -128,21 +129,21 @@ impl Placed {
             .any(|port| port.label.text() == SIDECAR_PORT)
     }
 
-    pub(super) fn new(allocation: &Allocation) -> Self {
+    pub(super) fn new(listed: Listed) -> Self {
         Self {
-            namespace: allocation.namespace.text().to_owned(),
-            job_id: allocation.job_id.text().to_owned(),
-            group: allocation.task_group.text().to_owned(),
-            node: allocation.node_id.text().to_owned(),
-            create_index: allocation.create_index.value(),
-            modify_index: allocation.modify_index.value(),
-            is_terminal: allocation.is_terminal(),
-            health: health(allocation),
-            is_leaving: allocation.desired_status.text() != "run",
-            is_restarting: allocation.task_states.get().map(is_restarting),
-            ports: allocation.ports().to_vec(),
-            job_version: allocation.job_version.value(),
+            create_index: listed.create_index,
+            modify_index: listed.modify_index,
+            is_terminal: listed.is_terminal(),
+            health: health(&listed),
+            is_leaving: listed.desired_status != "run",
+            is_restarting: listed.task_states.as_ref().map(is_restarting),
+            job_version: listed.job_version,
             job: None,
+            namespace: listed.namespace.clone(),
+            job_id: listed.job_id.clone(),
+            group: listed.task_group.clone(),
+            node: listed.node_id.clone(),
+            ports: listed.into_ports(),
         }
     }
 }
@@ -164,15 +165,14 @@ fn is_restarting(tasks: &BTreeMap<String, TaskState>) -> bool {
 
 /// What Nomad thinks of an allocation. One whose client is out of reach stays as it was: its tasks
 /// may well run, and callers find out by themselves.
-fn health(allocation: &Allocation) -> Health {
-    let status = allocation.deployment_status.get();
-    let verdict = status.and_then(|status| status.healthy.get());
-    match (
-        allocation.desired_status.text(),
-        allocation.client_status.text(),
-    ) {
+fn health(listed: &Listed) -> Health {
+    let status = (
+        listed.desired_status.as_str(),
+        listed.client_status.as_str(),
+    );
+    match status {
         ("run", "pending") => Health::Starting,
-        ("run", _) if verdict != Some(&false) => Health::Healthy,
+        ("run", _) if listed.verdict() != Some(false) => Health::Healthy,
         _ => Health::Unhealthy,
     }
 }

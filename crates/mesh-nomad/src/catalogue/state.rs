@@ -8,6 +8,7 @@ use std::time::Duration;
 use mesh_model::Problems;
 
 use super::instance::{self, Instance, JobSays, Placed};
+use super::listed::Listed;
 use super::table::{Age, Table};
 use super::{Delta, Snapshot};
 use crate::model::allocation::Allocation;
@@ -30,8 +31,10 @@ pub struct Catalogue {
     versions: BTreeMap<Version, BTreeMap<String, JobSays>>,
     /// Allocations to be read one by one.
     wanted: BTreeMap<String, Wanted>,
-    /// Allocations whose instance may be another now.
+    /// Allocations whose instance may be another now, and whose job is to be found.
     dirty: BTreeSet<String>,
+    /// Those whose job was found since, if they have one: to be published.
+    settled: BTreeSet<String>,
     /// Instances by allocation, as they were published.
     published: Snapshot,
     ids: BTreeMap<String, mesh_model::WorkloadId>,
@@ -77,7 +80,7 @@ pub enum Input {
         /// Its index.
         index: u64,
         /// The list.
-        list: Vec<Allocation>,
+        list: Vec<Listed>,
     },
     /// The list of jobs.
     Jobs {
@@ -167,7 +170,7 @@ impl Catalogue {
     pub fn take(&mut self, input: Input, now: Duration) {
         match input {
             Input::Services { index, list } => self.take_services(index, &list, now),
-            Input::Allocations { index, list } => self.take_allocations(index, &list, now),
+            Input::Allocations { index, list } => self.take_allocations(index, list, now),
             Input::Jobs { index, list } => self.take_jobs(index, &list, now),
             Input::Service {
                 name,
@@ -235,7 +238,7 @@ impl Catalogue {
         let is_first = self.published.sequence == 0;
         let mut delta = Delta::default();
         let mut has_news = is_first;
-        for allocation in std::mem::take(&mut self.dirty) {
+        for allocation in std::mem::take(&mut self.settled) {
             match self.instance(&allocation) {
                 Some(Ok(instance)) => {
                     has_news |= self.published.problems.remove(&allocation).is_some();
@@ -314,51 +317,59 @@ impl Catalogue {
         if self.allocations.index() == 0 || self.jobs.index() == 0 {
             return;
         }
-        let mut later = BTreeSet::new();
         let wanted = self.wanted.keys().filter_map(|id| self.placed.get(id));
         let mut asked: BTreeSet<Version> = wanted.map(version).collect();
-        for id in &self.dirty {
-            let Some(registrations) = self.registrations.get(id) else {
-                continue;
-            };
-            let Some(placed) = self.placed.get_mut(id) else {
-                // A list that is newer than the registration and does not have its allocation
-                // proves that the registration is stale.
-                let newest = registrations
-                    .values()
-                    .map(|found| found.create_index.value())
-                    .max();
-                if newest.is_some_and(|newest| newest > self.allocations.index()) {
-                    self.wanted.entry(id.clone()).or_default();
-                    later.insert(id.clone());
-                } else {
-                    self.wanted.remove(id);
-                }
-                continue;
-            };
-            if placed.is_terminal || placed.job.is_some() {
-                continue;
-            }
-            let version = version(placed);
-            let key = (placed.namespace.clone(), placed.job_id.clone());
-            if let Some(groups) = self.versions.get(&version) {
-                placed.job = groups.get(&placed.group).cloned();
-            } else if !placed.has_sidecar()
-                && let Some(stub) = self.stubs.get(&key)
-                && stub.job_modify_index <= placed.create_index
-            {
-                placed.job = Some(stub.says.clone());
-            }
-            if placed.job.is_none() {
-                // Its job is another now, or its group says something of its own: that is in the
-                // allocation, and one of a version is enough.
-                later.insert(id.clone());
-                if asked.insert(version) {
-                    self.wanted.entry(id.clone()).or_default();
-                }
+        for id in std::mem::take(&mut self.dirty) {
+            if self.settle_one(&id, &mut asked) {
+                self.settled.insert(id);
+            } else {
+                self.settled.remove(&id);
             }
         }
-        self.dirty.retain(|id| !later.contains(id));
+    }
+
+    /// Whether it is known what an allocation is now; has read what is not. Of versions that were
+    /// asked for no second allocation is read.
+    fn settle_one(&mut self, id: &str, asked: &mut BTreeSet<Version>) -> bool {
+        let Some(registrations) = self.registrations.get(id) else {
+            return true;
+        };
+        let Some(placed) = self.placed.get_mut(id) else {
+            // A list that is newer than the registration and does not have its allocation
+            // proves that the registration is stale.
+            let newest = registrations
+                .values()
+                .map(|found| found.create_index.value())
+                .max();
+            if newest.is_some_and(|newest| newest > self.allocations.index()) {
+                self.wanted.entry(id.to_owned()).or_default();
+                return false;
+            }
+            self.wanted.remove(id);
+            return true;
+        };
+        if placed.is_terminal || placed.job.is_some() {
+            return true;
+        }
+        let version = version(placed);
+        let key = (placed.namespace.clone(), placed.job_id.clone());
+        if let Some(groups) = self.versions.get(&version) {
+            placed.job = groups.get(&placed.group).cloned();
+        } else if !placed.has_sidecar()
+            && let Some(stub) = self.stubs.get(&key)
+            && stub.job_modify_index <= placed.create_index
+        {
+            placed.job = Some(stub.says.clone());
+        }
+        if placed.job.is_some() {
+            return true;
+        }
+        // Its job is another now, or its group says something of its own: that is in the
+        // allocation, and one of a version is enough.
+        if asked.insert(version) {
+            self.wanted.entry(id.to_owned()).or_default();
+        }
+        false
     }
 
     fn take_services(&mut self, index: u64, list: &[NamespaceServices], now: Duration) {
@@ -456,20 +467,20 @@ impl Catalogue {
         }
     }
 
-    fn take_allocations(&mut self, index: u64, list: &[Allocation], now: Duration) {
+    fn take_allocations(&mut self, index: u64, list: Vec<Listed>, now: Duration) {
         let age = self.allocations.take(index, now);
         if age == Age::Older {
             return;
         }
         let mut before = std::mem::take(&mut self.placed);
         for allocation in list {
-            let id = allocation.id.text();
-            let known = before.remove(id);
-            let is_wanted = self.registrations.contains_key(id);
+            let id = allocation.id.clone();
+            let known = before.remove(&id);
+            let is_wanted = self.registrations.contains_key(&id);
             if allocation.is_terminal() && !is_wanted {
                 continue;
             }
-            self.insert_placed(id, Placed::new(allocation), known, age == Age::Restored);
+            self.insert_placed(&id, Placed::new(allocation), known, age == Age::Restored);
         }
         for (id, known) in before {
             // Read by itself after the list was made.
@@ -519,7 +530,7 @@ impl Catalogue {
             return;
         };
         let known = self.placed.remove(&id);
-        let placed = Placed::new(allocation);
+        let placed = Placed::new(Listed::from(allocation));
         let version = version(&placed);
         let groups = allocation
             .job

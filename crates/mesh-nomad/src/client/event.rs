@@ -42,6 +42,8 @@ pub struct EventStream {
 #[derive(Debug, Default)]
 pub struct Lines {
     buffer: BytesMut,
+    /// So many of its first bytes end no line: a long line comes in many pieces.
+    searched: usize,
 }
 
 const PATH: &str = "/v1/event/stream";
@@ -67,7 +69,8 @@ impl Topic {
 // === impl Client ===
 
 impl Client {
-    /// Opens the event stream of a namespace, `*` for all, from `index` on, or from now.
+    /// Opens the event stream of a namespace, `*` for all, from `index` on. Without one, or with
+    /// one that is too old, it begins with all that the server still has, which may be megabytes.
     ///
     /// # Errors
     ///
@@ -169,9 +172,12 @@ impl Lines {
     /// When the line is not a batch of events; it is gone then.
     pub fn next_batch(&mut self) -> Result<Option<EventBatch>, serde_json::Error> {
         loop {
-            let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') else {
+            let mut new = self.buffer.iter().skip(self.searched);
+            let Some(end) = new.position(|byte| *byte == b'\n') else {
+                self.searched = self.buffer.len();
                 return Ok(None);
             };
+            let end = end + std::mem::take(&mut self.searched);
             let line = self.buffer.split_to(end);
             self.buffer.advance(1);
             if !line.iter().all(u8::is_ascii_whitespace) {

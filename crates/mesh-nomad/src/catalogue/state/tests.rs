@@ -176,7 +176,7 @@ impl World {
             },
             1 => Input::Allocations {
                 index,
-                list: state.all_allocations(),
+                list: state.all_allocations().iter().map(Listed::from).collect(),
             },
             _ => Input::Jobs {
                 index,
@@ -503,7 +503,7 @@ fn what_a_group_says_counts_more_than_its_job() {
         .shared
         .or_default();
     shared.ports.items_mut()[3].label = "mesh_health".into();
-    let list = vec![allocation.clone()];
+    let list = vec![Listed::from(&allocation)];
     world.take(Input::Allocations { index: 11, list });
     world.settle();
     let read = world.reading.remove(0);
