@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use mesh_nomad::catalogue::{FollowSettings, Follower};
-use mesh_nomad::client::Register;
+use mesh_nomad::client::{Client, Register};
 use mesh_nomad::model::Job;
 use serde_json::{Value, json};
 
@@ -25,17 +25,20 @@ pub(crate) fn measure_all() {
             let shape = fill(&machine).await;
             eprintln!("{} registrations of {shape}", NAMES * EACH);
             let client = &machine.client;
-            let mut bare = Vec::new();
-            for _ in 0..ROUNDS {
-                bare.push(bare_reads(&machine).await);
-            }
-            let bare = quantile(bare, 0.5);
-
+            // What one of each leaves in the allocator is not the watcher's.
+            bare_reads(&machine).await;
+            bare_lists(&machine).await;
             let memory = resident();
-            let mut first = Vec::new();
-            let mut follower = None;
+            let (mut bare, mut joined, mut first) = (Vec::new(), Vec::new(), Vec::new());
+            let mut follower: Option<Follower> = None;
+            // By turns, so that what else the machine does is in all of them.
             for _ in 0..ROUNDS {
-                drop(follower.take());
+                if let Some(old) = follower.take() {
+                    old.close().await;
+                }
+                let names = bare_reads(&machine).await;
+                bare.push(names);
+                joined.push(names + bare_lists(&machine).await);
                 let begin = Instant::now();
                 let new = Follower::start(client.clone(), FollowSettings::default());
                 let mut snapshots = new.snapshots();
@@ -46,11 +49,15 @@ pub(crate) fn measure_all() {
                 first.push(begin.elapsed());
                 follower = Some(new);
             }
+            let (all, first) = (quantile(joined, 0.5), quantile(first, 0.5));
             let against = "bare reads of 1000 registrations in a row";
-            measure(against, bare);
+            measure(against, quantile(bare, 0.5));
+            measure_against("first snapshot of 1000 registrations", first, against);
+            let against = "bare reads and lists of 1000 registrations in a row";
+            measure(against, all);
             measure_against(
-                "first snapshot of 1000 registrations",
-                quantile(first, 0.5),
+                "first snapshot, beside all that it is made of",
+                first,
                 against,
             );
             let grown = resident().saturating_sub(memory);
@@ -147,6 +154,16 @@ async fn bare_reads(machine: &Machine) -> Duration {
         }
     }
     assert_eq!(count, NAMES * EACH);
+    begin.elapsed()
+}
+
+/// What a snapshot is joined with: ports, health, and what jobs say.
+async fn bare_lists(machine: &Machine) -> Duration {
+    let begin = Instant::now();
+    let lists = [Client::allocations_request("*"), Client::jobs_request("*")];
+    for list in lists {
+        machine.client.fetch_bytes(&list).await.unwrap();
+    }
     begin.elapsed()
 }
 
