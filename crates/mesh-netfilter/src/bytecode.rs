@@ -274,6 +274,7 @@ impl Program {
         let mut hasher = Hasher::new();
         hasher.number(FORMAT);
         hasher.text(&local.to_string());
+        let mut scratch = Attributes::default();
         let mut tables: Vec<&ProgramTable> = self.tables.iter().collect();
         tables.sort_by_key(|table| &table.name);
         for table in tables {
@@ -286,7 +287,7 @@ impl Program {
                 .collect();
             chains.sort_by_key(|chain| &chain.name);
             for chain in chains {
-                hasher.chain(chain);
+                hasher.chain(chain, &mut scratch);
             }
         }
         Fingerprint(hasher.0)
@@ -388,7 +389,8 @@ impl Hasher {
         self.bytes(text.as_bytes());
     }
 
-    fn chain(&mut self, chain: &ProgramChain) {
+    /// Expressions are encoded in `scratch`, one after the other.
+    fn chain(&mut self, chain: &ProgramChain, scratch: &mut Attributes) {
         self.text(&chain.name);
         if let Some(base) = &chain.base {
             self.text(&base.kind);
@@ -400,10 +402,10 @@ impl Hasher {
         for rule in &chain.rules {
             self.length(rule.expressions.len());
             for expression in &rule.expressions {
-                let mut encoded = Attributes::default();
-                write_expression(&mut encoded, expression, &SetReference::unnamed());
-                self.length(encoded.as_bytes().len());
-                self.bytes(encoded.as_bytes());
+                scratch.clear();
+                write_expression(scratch, expression, &SetReference::unnamed());
+                self.length(scratch.as_bytes().len());
+                self.bytes(scratch.as_bytes());
                 if let Expression::Lookup { set, .. } = expression {
                     self.set(set);
                 }

@@ -4,7 +4,7 @@
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Attributes(Vec<u8>);
 
-#[cfg(feature = "apply")]
+/// Bytes of length and kind.
 const HEADER: usize = 4;
 /// `NLA_F_NESTED`.
 const NESTED: u16 = 0x8000;
@@ -25,19 +25,25 @@ impl Attributes {
         &self.0
     }
 
+    /// Begins again, in the same memory.
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
     pub(crate) fn bytes(&mut self, kind: u16, value: &[u8]) {
-        let start = self.open(kind);
+        self.header(kind, value.len());
         self.0.extend_from_slice(value);
-        self.close(start);
+        self.pad(value.len());
     }
 
     /// A value in three parts.
     pub(crate) fn parts(&mut self, kind: u16, parts: [&[u8]; 3]) {
-        let start = self.open(kind);
+        let length = parts.iter().map(|part| part.len()).sum();
+        self.header(kind, length);
         for part in parts {
             self.0.extend_from_slice(part);
         }
-        self.close(start);
+        self.pad(length);
     }
 
     /// Attributes that are written already.
@@ -59,35 +65,46 @@ impl Attributes {
 
     /// A string with its terminating zero.
     pub(crate) fn text(&mut self, kind: u16, value: &str) {
-        let start = self.open(kind);
+        self.header(kind, value.len() + 1);
         self.0.extend_from_slice(value.as_bytes());
         self.0.push(0);
-        self.close(start);
+        self.pad(value.len() + 1);
     }
 
+    /// Attributes in an attribute: how long they are is known when they are written.
     pub(crate) fn nested(&mut self, kind: u16, content: impl FnOnce(&mut Self)) {
-        let start = self.open(kind | NESTED);
-        content(self);
-        self.close(start);
-    }
-
-    fn open(&mut self, kind: u16) -> usize {
         let start = self.0.len();
-        self.0.extend_from_slice(&[0; 2]);
-        self.0.extend_from_slice(&kind.to_ne_bytes());
-        start
-    }
-
-    fn close(&mut self, start: usize) {
-        let length = self.0.len() - start;
-        // Who writes lists of unbounded length cuts them; see `batch::ELEMENTS_PER_MESSAGE`.
-        debug_assert!(u16::try_from(length).is_ok(), "attribute of {length} bytes");
-        let length = u16::try_from(length).unwrap_or(u16::MAX).to_ne_bytes();
+        self.header(kind | NESTED, 0);
+        content(self);
+        let length = whole_length(self.0.len() - start - HEADER);
         if let Some(field) = self.0.get_mut(start..start + 2) {
             field.copy_from_slice(&length);
         }
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        self.pad(self.0.len() - start);
     }
+
+    /// What stands before a value of `length` bytes.
+    fn header(&mut self, kind: u16, length: usize) {
+        let [l0, l1] = whole_length(length);
+        let [k0, k1] = kind.to_ne_bytes();
+        self.0.extend_from_slice(&[l0, l1, k0, k1]);
+    }
+
+    /// What stands behind a value of `length` bytes.
+    fn pad(&mut self, length: usize) {
+        const ZEROES: [u8; 3] = [0; 3];
+        let zeroes = length.next_multiple_of(4) - length;
+        self.0
+            .extend_from_slice(ZEROES.get(..zeroes).unwrap_or_default());
+    }
+}
+
+/// The length of an attribute with a value of `length` bytes, as it is written.
+fn whole_length(length: usize) -> [u8; 2] {
+    let length = HEADER + length;
+    // Who writes lists of unbounded length cuts them; see `batch::ELEMENTS_PER_MESSAGE`.
+    debug_assert!(u16::try_from(length).is_ok(), "attribute of {length} bytes");
+    u16::try_from(length).unwrap_or(u16::MAX).to_ne_bytes()
 }
 
 /// An attribute being read.
