@@ -1,10 +1,13 @@
-//! Who listens in the namespace: what `/proc/net/tcp` and `/proc/net/tcp6` tell.
+//! Who listens in the namespace.
 
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::route::RouteSocket;
 use crate::Family;
+use crate::netlink::{NFPROTO_IPV4, NFPROTO_IPV6, NLM_F_DUMP, NLM_F_REQUEST};
+use crate::rtnetlink::Request;
 
 /// A TCP socket that waits for connections.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -23,11 +26,72 @@ pub(super) enum Reach {
     Outside,
 }
 
-/// `TCP_LISTEN`.
-const LISTEN: &str = "0A";
+/// `SOCK_DIAG_BY_FAMILY`.
+const BY_FAMILY: u16 = 20;
+const TCP: u8 = 6;
+/// `TCP_LISTEN`, as a state and as `/proc/net/tcp` writes it.
+const LISTEN: u8 = 10;
+const LISTEN_TEXT: &str = "0A";
+/// Bytes of `struct inet_diag_sockid`; all of them zero asks for every socket.
+const SOCKET_ID: usize = 48;
 
 /// All listeners of the thread's namespace.
+///
+/// `/proc/net/tcp` would tell them too. But it walks all connections of the machine to do so, for
+/// milliseconds on a large one, and a watcher asks every second.
 pub(super) fn listeners() -> io::Result<Vec<Listener>> {
+    // A kernel may be built without sock_diag.
+    asked_for().or_else(|_| listed_by_proc())
+}
+
+/// What `sock_diag(7)` tells of sockets that listen.
+fn asked_for() -> io::Result<Vec<Listener>> {
+    let socket = RouteSocket::open_for_sockets()?;
+    let mut all = Vec::new();
+    // The address families have the numbers of netfilter's.
+    for family in [NFPROTO_IPV4, NFPROTO_IPV6] {
+        socket.ask(&request(family), |kind, content| {
+            if kind == BY_FAMILY {
+                all.extend(read(content));
+            }
+        })?;
+    }
+    Ok(all)
+}
+
+/// `struct inet_diag_req_v2`.
+fn request(family: u8) -> Request {
+    let mut body = vec![family, TCP, 0, 0];
+    body.extend_from_slice(&(1_u32 << LISTEN).to_ne_bytes());
+    body.extend_from_slice(&[0; SOCKET_ID]);
+    Request {
+        kind: BY_FAMILY,
+        flags: NLM_F_REQUEST | NLM_F_DUMP,
+        body,
+    }
+}
+
+/// `struct inet_diag_msg`.
+fn read(message: &[u8]) -> Option<Listener> {
+    const PORT: usize = 4;
+    const ADDRESS: usize = 8;
+    const INODE: usize = 68;
+    let port = message.get(PORT..)?.first_chunk().copied()?;
+    let address = message.get(ADDRESS..)?;
+    let ip = match *message.first()? {
+        NFPROTO_IPV4 => IpAddr::from(*address.first_chunk::<4>()?),
+        NFPROTO_IPV6 => IpAddr::from(*address.first_chunk::<16>()?).to_canonical(),
+        _ => return None,
+    };
+    let inode = message.get(INODE..)?.first_chunk().copied()?;
+    Some(Listener {
+        at: SocketAddr::new(ip, u16::from_be_bytes(port)),
+        inode: u32::from_ne_bytes(inode).into(),
+    })
+}
+
+/// What `/proc/net/tcp` and `/proc/net/tcp6` list.
+fn listed_by_proc() -> io::Result<Vec<Listener>> {
     let mut all = Vec::new();
     for file in ["tcp", "tcp6"] {
         match fs::read_to_string(format!("/proc/thread-self/net/{file}")) {
@@ -62,7 +126,7 @@ pub(super) fn reach(listeners: &[Listener], port: u16, family: Family) -> Reach 
 fn parse(line: &str) -> Option<Listener> {
     let mut words = line.split_ascii_whitespace();
     let (address, port) = words.nth(1)?.split_once(':')?;
-    if words.nth(1)? != LISTEN {
+    if words.nth(1)? != LISTEN_TEXT {
         return None;
     }
     // Queues, timer, retransmissions, user, timeout; then the inode.
@@ -115,6 +179,34 @@ mod tests {
                 "[::]:15008 10"
             ]
         );
+    }
+
+    #[test]
+    fn the_kernel_tells_the_same_as_its_files() {
+        use std::net::TcpListener;
+        let mut ours = vec![TcpListener::bind("127.0.0.1:0").unwrap()];
+        // Not every machine has IPv6.
+        ours.extend(TcpListener::bind("[::]:0"));
+        let port = |it: &TcpListener| it.local_addr().unwrap().port();
+        let ports: Vec<u16> = ours.iter().map(port).collect();
+        // Other tests of the process listen too.
+        let of_ours = |found: io::Result<Vec<Listener>>| {
+            let mut found = found.unwrap();
+            found.retain(|it| ports.contains(&it.at.port()));
+            found.sort_by_key(|it| it.at);
+            found
+        };
+        let asked = of_ours(asked_for());
+        assert_eq!(asked.len(), ours.len(), "{asked:?}");
+        assert_eq!(asked, of_ours(listed_by_proc()));
+    }
+
+    #[test]
+    fn hostile_messages_are_no_listeners() {
+        for message in [&[][..], &[2], &[2; 71], &[9; 72], &[10; 20]] {
+            assert_eq!(read(message), None, "{message:?}");
+        }
+        assert!(read(&[2; 72]).is_some());
     }
 
     #[test]

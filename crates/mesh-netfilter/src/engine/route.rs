@@ -6,7 +6,8 @@ use std::os::fd::OwnedFd;
 
 use rustix::buffer::spare_capacity;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send,
+    socket_with,
 };
 
 use super::socket::{NLMSG_DONE, NLMSG_ERROR, RECEIVE_BUFFER, error_of, messages};
@@ -29,11 +30,20 @@ const HEADER: u32 = 16;
 
 impl RouteSocket {
     pub(super) fn open() -> io::Result<Self> {
+        Self::open_for(None) // NETLINK_ROUTE is protocol 0
+    }
+
+    /// A socket for requests about sockets instead (`sock_diag(7)`): they go the same way.
+    pub(super) fn open_for_sockets() -> io::Result<Self> {
+        Self::open_for(Some(netlink::SOCK_DIAG))
+    }
+
+    fn open_for(protocol: Option<Protocol>) -> io::Result<Self> {
         let fd = socket_with(
             AddressFamily::NETLINK,
             SocketType::RAW,
             SocketFlags::CLOEXEC,
-            None, // NETLINK_ROUTE is protocol 0
+            protocol,
         )?;
         Ok(Self {
             fd,
