@@ -11,7 +11,6 @@ use std::process::ExitCode;
 
 use mesh_netfilter::{Engine, HostNetwork, Netns, Plan, Policy};
 use mesh_nomad::cni::{Call, CniError, Code, Command, version};
-use serde_json::Value;
 
 use crate::exit::chain;
 
@@ -54,13 +53,13 @@ pub(crate) fn run() -> ExitCode {
 }
 
 /// Does what a call asks for; gives back what is to be printed.
-fn answer(call: &Call) -> Result<Option<Value>, CniError> {
+fn answer(call: &Call) -> Result<Option<String>, CniError> {
     match call.command {
         Command::Add => {
             if let Some(policy) = call.policy()? {
                 apply(call, &policy)?;
             }
-            Ok(call.result().cloned())
+            Ok(call.result().map(str::to_owned))
         }
         Command::Check => {
             // Nomad kills an allocation whose check fails, so what can be repaired is.
@@ -69,7 +68,7 @@ fn answer(call: &Call) -> Result<Option<Value>, CniError> {
             }
             Ok(None)
         }
-        Command::Version => Ok(Some(version())),
+        Command::Version => Ok(Some(version().to_string())),
         Command::Status => {
             let engine = Engine::netlink(&Netns::Current);
             let looked = engine.and_then(|engine| engine.installed(Policy::sidecar().instance()));

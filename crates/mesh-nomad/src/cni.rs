@@ -12,6 +12,7 @@
 
 mod args;
 mod call;
+mod config;
 mod consul;
 mod error;
 

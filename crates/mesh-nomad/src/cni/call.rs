@@ -1,8 +1,8 @@
 //! A call of the plugin: its environment and its standard input.
 
 use mesh_netfilter::Policy;
-use serde_json::{Map, Value};
 
+use super::config::Config;
 use super::{Args, CniError, Code, VERSIONS};
 
 /// What a runtime asks for.
@@ -34,7 +34,7 @@ pub struct Call {
     /// The version of the protocol that the caller speaks.
     pub version: String,
     args: Args,
-    previous: Option<Value>,
+    previous: Option<String>,
 }
 
 impl Call {
@@ -72,15 +72,14 @@ impl Call {
         match (command, config) {
             // Nothing depends on it.
             (Command::Del | Command::Version, config) => {
-                let config = config.unwrap_or_default();
-                text_of(&config, "cniVersion").clone_into(&mut call.version);
+                call.version = config.unwrap_or_default().version.unwrap_or_default();
                 call.args = args.unwrap_or_default();
             }
             (_, config) => {
                 let config = config?;
-                known_version(&config)?.clone_into(&mut call.version);
+                call.version = known_version(config.version)?;
                 call.args = args?;
-                call.previous = value_of(&config, "prevResult").cloned();
+                call.previous = config.previous;
             }
         }
         if matches!(command, Command::Add | Command::Check) {
@@ -98,9 +97,9 @@ impl Call {
         self.args.policy()
     }
 
-    /// The answer to ADD: what the plugin before said.
-    pub fn result(&self) -> Option<&Value> {
-        self.previous.as_ref()
+    /// The answer to ADD: what the plugin before said, in JSON and byte for byte.
+    pub fn result(&self) -> Option<&str> {
+        self.previous.as_deref()
     }
 
     fn check_chain(&self) -> Result<(), CniError> {
@@ -137,23 +136,20 @@ impl Command {
     }
 }
 
-fn parse(text: &str) -> Result<Map<String, Value>, CniError> {
+fn parse(text: &str) -> Result<Config, CniError> {
     serde_json::from_str(text).map_err(|error| {
         CniError::new(
             Code::Undecodable,
-            "the configuration is no object of JSON",
+            "the configuration cannot be read",
             error.to_string(),
         )
     })
 }
 
-fn known_version(config: &Map<String, Value>) -> Result<&str, CniError> {
+fn known_version(found: Option<String>) -> Result<String, CniError> {
     // The protocol takes a missing one for the first version, which had no chains.
-    let version = match text_of(config, "cniVersion") {
-        "" => "0.1.0",
-        version => version,
-    };
-    if VERSIONS.contains(&version) {
+    let version = found.unwrap_or_else(|| "0.1.0".to_owned());
+    if VERSIONS.contains(&version.as_str()) {
         return Ok(version);
     }
     Err(CniError::new(
@@ -161,18 +157,4 @@ fn known_version(config: &Map<String, Value>) -> Result<&str, CniError> {
         format!("version `{version}` of the protocol is not spoken"),
         format!("expected one of {}", VERSIONS.join(", ")),
     ))
-}
-
-/// Go reads keys in any case, and so do the other plugins.
-fn value_of<'a>(config: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
-    config.get(key).or_else(|| {
-        let mut others = config.iter();
-        others.find_map(|(found, value)| found.eq_ignore_ascii_case(key).then_some(value))
-    })
-}
-
-fn text_of<'a>(config: &'a Map<String, Value>, key: &str) -> &'a str {
-    value_of(config, key)
-        .and_then(Value::as_str)
-        .unwrap_or_default()
 }

@@ -33,17 +33,19 @@ fn input(previous: &Value) -> String {
 fn an_add_hands_on_what_came_before() {
     let config = encode(&Policy::sidecar());
     let args = format!("NOMAD_JOB_ID=web;mesh_CONFIG={config};IgnoreUnknown=true;IP=10.0.0.1");
-    let previous =
-        json!({ "cniVersion": "1.0.0", "ips": [{ "address": "172.27.64.6/20" }], "x": 1.5 });
+    // Nobody would write it so, and nobody else is to notice that it went through us.
+    let previous = r#"{ "x": 1.50,"ips":[{"address":"172.27.64.6/20"}], "cniVersion":"1.0.0"}"#;
     let variables = [
         ("CNI_COMMAND", "ADD"),
         ("CNI_NETNS", "/run/netns/a"),
         ("CNI_ARGS", &args),
     ];
-    let call = call(&variables, &input(&previous)).unwrap().unwrap();
+    let text = format!(r#"{{"name":"mesh","PREVresult": {previous} ,"CniVersion":"1.0.0"}}"#);
+    let call = call(&variables, &text).unwrap().unwrap();
     assert_eq!(call.command, Command::Add);
+    assert_eq!(call.version, "1.0.0");
     assert_eq!(call.policy().unwrap(), Some(Policy::sidecar()));
-    assert_eq!(call.result(), Some(&previous));
+    assert_eq!(call.result(), Some(previous));
 }
 
 #[test]
@@ -84,10 +86,13 @@ fn no_command_means_the_version_of_the_plugin_is_asked() {
 fn what_cannot_be_has_the_protocols_number() {
     let add = [("CNI_COMMAND", "ADD"), ("CNI_NETNS", "/run/netns/a")];
     let no_previous = r#"{"cniVersion":"1.0.0"}"#;
+    let null_previous = r#"{"cniVersion":"1.0.0","prevResult":null}"#;
     let old = r#"{"cniVersion":"0.2.0","prevResult":{}}"#;
     for (variables, text, code) in [
         (&add[..], "[]", Code::Undecodable),
         (&add[..], no_previous, Code::InvalidConfig),
+        (&add[..], null_previous, Code::InvalidConfig),
+        (&add[..], r#"{"cniVersion":1}"#, Code::Undecodable),
         (&add[..], old, Code::IncompatibleVersion),
         (&add[..1], &input(&json!({})), Code::InvalidEnvironment),
         (&[("CNI_COMMAND", "JUMP")], "{}", Code::InvalidEnvironment),
