@@ -16,6 +16,7 @@ mod codegen;
 mod dist;
 #[cfg(feature = "e2e")]
 mod e2e;
+mod layout;
 mod provision;
 mod release;
 mod test;
@@ -49,6 +50,8 @@ enum Verb {
     Bench(bench::Arguments),
     /// Build the Debian package: the program, units, manual pages, completions.
     Dist(dist::Arguments),
+    /// Write anew which functions stand side by side in the released binary; needs root and valgrind.
+    Layout,
     /// Check the rules of the repository: crate directions, file heads, sizes, formatting, lints.
     Tidy(tidy::Arguments),
     /// Write the generated wire types anew.
@@ -98,6 +101,7 @@ fn main() -> ExitCode {
         Verb::E2e(arguments) => e2e(&root, &arguments),
         Verb::Bench(arguments) => bench::run(&root, &arguments),
         Verb::Dist(arguments) => dist::run(&root, &arguments),
+        Verb::Layout => layout::run(&root),
         Verb::Tidy(arguments) => tidy::run(&root, &arguments),
         Verb::Codegen { check } => codegen(&root, check),
     };

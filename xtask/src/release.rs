@@ -9,6 +9,8 @@
 //! addresses into 1.1 MB of its data, pages that no two processes share: 0.8 ms of a start that takes
 //! 0.9 ms without, and a workload has several processes of ours. What that gives up is a random
 //! address for the program itself; stack, heap and mappings have theirs.
+//!
+//! What `mesh-cni` runs through stands side by side, as the list says that [`crate::layout`] makes.
 
 use std::path::{Path, PathBuf};
 
@@ -26,6 +28,21 @@ pub(crate) fn host(root: &Path) -> Result<String, Failure> {
         .find_map(|line| line.strip_prefix("host: "))
         .ok_or("`rustc -vV` names no host")?;
     Ok(host.to_owned())
+}
+
+/// The linker script with the list of what stands side by side.
+pub(crate) fn layout(root: &Path) -> PathBuf {
+    root.join("crates").join(PACKAGE).join("mesh-cni.ld")
+}
+
+/// Where the linker says what it put where.
+pub(crate) fn map(root: &Path) -> Result<PathBuf, Failure> {
+    Ok(directory(root)?.join("mesh.map"))
+}
+
+/// Where the build puts what it makes.
+fn directory(root: &Path) -> Result<PathBuf, Failure> {
+    Ok(root.join("target").join(host(root)?).join("release"))
 }
 
 /// Builds it; where it is.
@@ -57,6 +74,8 @@ pub(crate) fn build(root: &Path) -> Result<PathBuf, Failure> {
             ),
         )
         .env(&format!("CFLAGS_{variable}"), c.join(" "))
+        .env("MESH_LAYOUT", layout(root))
+        .env("MESH_LINK_MAP", map(root)?)
         .run()?;
-    Ok(root.join("target").join(&host).join("release/mesh"))
+    Ok(directory(root)?.join("mesh"))
 }
