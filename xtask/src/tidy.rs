@@ -3,10 +3,13 @@
 mod direction;
 mod files;
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::path::Path;
 
 use crate::Failure;
 use crate::cmd::Cmd;
+use crate::test::ring;
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Arguments {
@@ -22,17 +25,23 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<(), Failure> {
     if arguments.quick {
         return Ok(());
     }
+    clippy(root, ["--all-targets"])?;
+    // Tests that need a machine are left out of that.
+    let rings: BTreeSet<String> = ring::targets(root)?
+        .into_iter()
+        .map(|target| format!("--test={}", target.name))
+        .collect();
+    clippy(root, rings)
+}
+
+fn clippy(
+    root: &Path,
+    targets: impl IntoIterator<Item = impl AsRef<OsStr>>,
+) -> Result<(), Failure> {
     Cmd::cargo(root)
-        .args([
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--features",
-            FEATURES,
-            "--",
-            "--deny",
-            "warnings",
-        ])
+        .args(["clippy", "--workspace", "--features", FEATURES])
+        .args(targets)
+        .args(["--", "--deny", "warnings"])
         .run()
 }
 

@@ -1,10 +1,11 @@
 //! Real Envoy takes what is made for it, and does with it what was meant.
 //!
-//! Needs the Envoy binary (ENVOY_BIN or PATH); the tests with traffic need root, too.
+//! Needs the Envoy binary (`ENVOY_BIN` or PATH); the tests with traffic need root, too.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![expect(clippy::indexing_slicing, reason = "a failed index is a failed test")]
 #![expect(clippy::panic, reason = "a panic is a failed test")]
+#![expect(clippy::expect_used, reason = "a failed expectation is a failed test")]
 
 #[path = "golden/allocation.rs"]
 mod allocation;
@@ -192,7 +193,7 @@ fn a_port_of_the_host_leads_to_the_chain_of_the_applications_own() {
 }
 
 /// Two endpoints of one service behind one sidecar, the second one's application at another port.
-const TWINS: &str = r#"
+const TWINS: &str = r"
 - id: shop/web-1
   namespace: shop
   service_account: web
@@ -232,7 +233,7 @@ spec:
     retries: {attempts: 2, retryOn: connect-failure}
     route: [{destination: {host: api}}]
   - route: [{destination: {host: api}}]
-"#;
+";
 
 /// The status that each of so many different requests with a body came to, and what was heard of
 /// them, in the order of their bodies.
@@ -406,7 +407,7 @@ fn grpc_is_carried_also_on_a_port_of_plain_http() {
 }
 
 /// A service of which one endpoint, outside the mesh, speaks HTTP/1.1 and nothing else.
-const BARE: &str = r#"
+const BARE: &str = r"
 ---
 apiVersion: networking.istio.io/v1
 kind: ServiceEntry
@@ -417,7 +418,7 @@ spec:
   resolution: STATIC
   ports: [{name: http, number: 80, protocol: HTTP, targetPort: 81}]
   endpoints: [{address: OUTSIDE}]
-"#;
+";
 
 #[test]
 fn an_application_without_sidecar_is_spoken_to_as_its_port_says() {

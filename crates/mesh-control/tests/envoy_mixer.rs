@@ -1,9 +1,10 @@
 //! A real Envoy sends its access logs to a real Mixer, and the metrics are what happened.
 //!
-//! Needs the Envoy binary (ENVOY_BIN or PATH).
+//! Needs the Envoy binary (`ENVOY_BIN` or PATH).
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![expect(clippy::panic, reason = "a panic is a failed test")]
+#![expect(clippy::indexing_slicing, reason = "a failed index is a failed test")]
 
 use std::env;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -121,10 +122,9 @@ impl World {
                 tokio::task::yield_now().await;
             }
         };
-        match timeout(PATIENCE, found).await {
-            Ok(line) => line,
-            Err(_) => panic!("no `{metric}` of {value} in {}", self.text()),
-        }
+        timeout(PATIENCE, found)
+            .await
+            .unwrap_or_else(|_| panic!("no `{metric}` of {value} in {}", self.text()))
     }
 }
 
@@ -140,8 +140,8 @@ async fn serve_mixer(
     let service = AccessLogs::new(metrics, CancellationToken::new()).into_server();
     tasks.spawn(async move {
         let mut server = tonic::transport::Server::builder();
-        let served = server.add_service(service).serve_with_incoming(incoming);
-        served.await.unwrap();
+        let router = server.add_service(service);
+        router.serve_with_incoming(incoming).await.unwrap();
     });
     address
 }

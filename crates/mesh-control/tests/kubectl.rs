@@ -37,6 +37,7 @@ struct World {
 /// What a command did.
 #[derive(Debug)]
 struct Done {
+    #[expect(dead_code, reason = "a failed test shows it")]
     command: String,
     ok: bool,
     stdout: String,
@@ -601,9 +602,10 @@ fn istios_own_files_are_stored_as_they_are() {
                 let done = world.run_as("kubeconfig", "apply --validate=false -f -", document);
                 done.failed_with("no matches for kind");
                 let plural = format!("{}s", kind.to_lowercase());
-                let path = match api_version.contains('/') {
-                    true => format!("/apis/{api_version}/namespaces/default/{plural}"),
-                    false => format!("/api/{api_version}/namespaces/default/{plural}"),
+                let path = if api_version.contains('/') {
+                    format!("/apis/{api_version}/namespaces/default/{plural}")
+                } else {
+                    format!("/api/{api_version}/namespaces/default/{plural}")
                 };
                 let json = value.to_string();
                 let done = world.run_as("kubeconfig", &format!("create --raw {path} -f -"), &json);

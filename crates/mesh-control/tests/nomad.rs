@@ -3,6 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![expect(clippy::indexing_slicing, reason = "a failed index is a failed test")]
 #![expect(clippy::panic, reason = "a panic is a failed test")]
+#![expect(
+    clippy::print_stderr,
+    reason = "who reads the log of a failed test must see this"
+)]
 
 #[path = "golden/allocation.rs"]
 mod allocation;
@@ -11,6 +15,7 @@ mod allocation;
 mod case;
 #[path = "nomad/identity.rs"]
 mod identity;
+#[expect(dead_code, reason = "the tests of mesh-cli ask for more")]
 #[path = "../../mesh-nomad/tests/nomad/lab.rs"]
 mod lab;
 #[path = "nomad/replicas.rs"]
@@ -26,7 +31,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use mesh_control::pilot::mesh;
 use mesh_control::pilot::registry::{
-    AgentRegistry, CatalogueMetrics, JoinedRegistry, NomadRegistry, Registry,
+    AgentRegistry, CatalogueMetrics, JoinedRegistry, NomadRegistry, Registry as _,
 };
 use mesh_control::pilot::snapshot;
 use mesh_model::Mode;

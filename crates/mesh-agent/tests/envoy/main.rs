@@ -3,13 +3,14 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::missing_panics_doc,
     reason = "a failed unwrap is a failed test"
 )]
+#![expect(clippy::indexing_slicing, reason = "a failed index is a failed test")]
 
 mod ca;
 mod pilot;
 mod resource;
+#[expect(dead_code, reason = "the ring `netns` asks for more")]
 mod world;
 
 use std::process::{Command, Stdio};
@@ -95,7 +96,12 @@ async fn configuration_outlives_pilot_and_envoy() {
         pilot.seen(|seen| (seen.resumed.len() == 5).then_some(()))
     })
     .await;
-    let named: usize = pilot.seen(|seen| seen.resumed.values().map(|one| one.len()).sum());
+    let named: usize = pilot.seen(|seen| {
+        seen.resumed
+            .values()
+            .map(std::collections::BTreeMap::len)
+            .sum()
+    });
     assert_eq!(named, 5);
     world.serve("two");
     until("the change arrives", async || {

@@ -1,6 +1,8 @@
 //! The configuration that the test's Pilot gives: a listener whose route answers by itself,
 //! and a cluster that needs endpoints and secrets before it is warm.
 
+#![expect(clippy::indexing_slicing, reason = "a failed index is a failed test")]
+
 use std::net::SocketAddr;
 
 use mesh_proto::DESCRIPTORS;

@@ -1,5 +1,11 @@
 //! A world for one test: CA, Pilot, and an agent with a real Envoy, all on loopback.
 
+#![expect(clippy::indexing_slicing, reason = "a failed index is a failed test")]
+#![expect(
+    clippy::print_stderr,
+    reason = "who reads the log of a failed test must see this"
+)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
@@ -251,7 +257,10 @@ fn is_complete(answer: &[u8]) -> bool {
         let digits = rest.split("\r\n").next().unwrap();
         digits.parse::<usize>().unwrap()
     });
-    length.map_or(body.ends_with("0\r\n\r\n"), |length| body.len() >= length)
+    match length {
+        Some(length) => body.len() >= length,
+        None => body.ends_with("0\r\n\r\n"),
+    }
 }
 
 fn envoy() -> PathBuf {

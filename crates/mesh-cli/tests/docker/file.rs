@@ -217,6 +217,7 @@ fn other_services_of_a_file_are_started_after_the_control_plane() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story")]
 fn what_is_changed_or_left_out_of_the_file_is_made_again_or_removed_and_the_rest_left_alone() {
     on_a_host(|host| {
         let plain = write(host, "services: {}\n");

@@ -244,6 +244,7 @@ fn a_container_is_held_until_its_rules_are_set_and_what_cannot_be_is_told() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story")]
 fn applications_from_images_and_containers_that_join_speak_through_their_sidecars_from_the_first_word()
  {
     on_a_mesh(|bed| {

@@ -214,8 +214,11 @@ fn nothing_is_redirected_nothing_has_rights_and_nobody_gets_past_the_sidecar() {
         &["--mode", "explicit", "--port", "http:80:7000"],
         "[::1]:7000",
     );
-    let said =
-        machine.mesh_fails(&machine.arguments("till", &["--port", "http:80:7000"], "[::1]:7000"));
+    let said = machine.mesh_fails(&Machine::arguments(
+        "till",
+        &["--port", "http:80:7000"],
+        "[::1]:7000",
+    ));
     assert!(said.contains("HTTP_PROXY"), "{said}");
 }
 

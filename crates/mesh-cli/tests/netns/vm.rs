@@ -184,6 +184,7 @@ fn wait_until_expired(invitation: &str) {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story")]
 fn a_machine_joins_works_starts_anew_and_leaves_without_a_trace() {
     let host = Host::new();
     host.ok(&["mesh", "up"]);

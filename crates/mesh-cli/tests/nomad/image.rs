@@ -303,6 +303,7 @@ fn readme_has_the_words_of_images_that_are_run_here() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story")]
 fn loaded_images_become_a_mesh_that_is_upgraded_under_load_and_leaves_nothing() {
     on_a_node(NODE, |node| async move {
         let site = Site::new(node);

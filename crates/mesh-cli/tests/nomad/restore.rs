@@ -62,14 +62,16 @@ fn lost_and_restored(install: &'static [&'static str]) {
         let refused = mesh.run(&with_backup);
         assert_eq!(refused.code, Some(5), "{refused:#?}");
         mesh.must(&["uninstall"]);
-        fs::remove_dir_all(&home).unwrap();
+        // It may be gone already.
+        drop(fs::remove_dir_all(&home));
         let refused = mesh.run(&with_backup);
         assert_eq!(refused.code, Some(5), "{refused:#?}");
         assert!(refused.err.contains("not empty"), "{refused:#?}");
         mesh.must(&["uninstall", "--purge-data"]);
         assert_eq!(traces(&lab.client).await, Vec::<String>::new());
 
-        fs::remove_dir_all(&home).ok();
+        // It may be gone already.
+        drop(fs::remove_dir_all(&home));
         let anew = mesh.must(&install);
         assert_ne!(
             mesh.must(&["status", "--json"]).json()["roots"]["catalogue"],
@@ -77,7 +79,8 @@ fn lost_and_restored(install: &'static [&'static str]) {
         );
         assert!(anew.out.contains("STRICT"), "{anew:#?}");
         mesh.must(&["uninstall", "--purge-data"]);
-        fs::remove_dir_all(&home).unwrap();
+        // It may be gone already.
+        drop(fs::remove_dir_all(&home));
 
         let restored = mesh.must(&with_backup);
         assert!(restored.out.contains("store: "), "{restored:#?}");

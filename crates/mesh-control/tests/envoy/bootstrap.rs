@@ -74,7 +74,7 @@ fn put_awaited(bootstrap: &mut Value, known: &BTreeMap<String, Value>, secrets: 
 fn put_routes(value: &mut Value, routes: &BTreeMap<String, Value>) {
     each_object(value, &mut |object| {
         let by_ads = |rds: &&mut Value| rds["config_source"]["ads"].is_object();
-        if let Some(rds) = object.get_mut("rds").filter(by_ads).map(|rds| rds.take()) {
+        if let Some(rds) = object.get_mut("rds").filter(by_ads).map(Value::take) {
             object.remove("rds");
             let name = rds["route_config_name"].as_str().unwrap();
             object.insert("route_config".to_owned(), routes[name].clone());

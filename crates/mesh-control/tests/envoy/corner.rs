@@ -118,7 +118,7 @@ fn matches() -> Vec<Value> {
         json!({ "queryParams": { long: { "exact": "x" } } }),
     ]
     .into_iter()
-    .map(|condition| route(json!({ "match": [condition], "route": to_host() })))
+    .map(|condition| route(&json!({ "match": [condition], "route": to_host() })))
     .collect()
 }
 
@@ -164,14 +164,14 @@ fn headers() -> Vec<Value> {
     ];
     let of_request = operations
         .iter()
-        .map(|change| route(json!({ "route": to_host(), "headers": { "request": change } })));
+        .map(|change| route(&json!({ "route": to_host(), "headers": { "request": change } })));
     let of_response = operations
         .iter()
-        .map(|change| route(json!({ "route": to_host(), "headers": { "response": change } })));
+        .map(|change| route(&json!({ "route": to_host(), "headers": { "response": change } })));
     let of_destination = operations.iter().map(|change| {
         let mut to = to_host();
         to[0]["headers"] = json!({ "request": change });
-        route(json!({ "route": to }))
+        route(&json!({ "route": to }))
     });
     of_request
         .chain(of_response)
@@ -243,7 +243,7 @@ fn actions() -> Vec<Value> {
         rule["route"] = to_host();
         rule
     });
-    forwarded.chain(done).map(route).collect()
+    forwarded.chain(done).map(|http| route(&http)).collect()
 }
 
 fn policies() -> Vec<Value> {
@@ -308,7 +308,7 @@ fn policies() -> Vec<Value> {
         tls(json!({ "insecureSkipVerify": true })),
     ]
     .into_iter()
-    .map(|policy| rule(json!({ "host": "HOST", "trafficPolicy": policy })))
+    .map(|policy| rule(&json!({ "host": "HOST", "trafficPolicy": policy })))
     .collect()
 }
 
@@ -410,7 +410,7 @@ fn authorizations() -> Vec<Value> {
     policies.collect()
 }
 
-fn route(http: Value) -> Value {
+fn route(http: &Value) -> Value {
     json!({
         "apiVersion": "networking.istio.io/v1",
         "kind": "VirtualService",
@@ -418,7 +418,7 @@ fn route(http: Value) -> Value {
     })
 }
 
-fn rule(spec: Value) -> Value {
+fn rule(spec: &Value) -> Value {
     json!({ "apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "spec": spec })
 }
 

@@ -369,7 +369,7 @@ impl Sidecar {
             reader.read_exact(&mut body)?;
             let body = String::from_utf8_lossy(&body).into_owned();
             // Nobody listens any more when the test is over.
-            heard.send((first.trim_end().to_owned(), body)).ok();
+            drop(heard.send((first.trim_end().to_owned(), body)));
             stream.write_all(answer.as_bytes())
         });
     }
@@ -377,7 +377,7 @@ impl Sidecar {
     /// Serves a protocol in which the server speaks first and then repeats one line.
     pub(crate) fn serve_lines(&self, address: impl Into<IpAddr>, port: u16) {
         self.serve(address.into(), port, |mut stream| {
-            write!(stream, "hello {}\n", stream.peer_addr()?.ip())?;
+            writeln!(stream, "hello {}", stream.peer_addr()?.ip())?;
             let mut line = String::new();
             BufReader::new(stream.try_clone()?).read_line(&mut line)?;
             stream.write_all(line.as_bytes())
@@ -423,8 +423,9 @@ impl Sidecar {
 
 impl Drop for Sidecar {
     fn drop(&mut self) {
-        self.envoy.kill().ok();
-        self.envoy.wait().ok();
+        // It may have ended by itself.
+        drop(self.envoy.kill());
+        drop(self.envoy.wait());
     }
 }
 
@@ -526,7 +527,7 @@ impl AccessLogService for Mixer {
             for mut entry in entries(message.log_entries) {
                 entry.log.clone_from(&name);
                 // Nobody listens any more when the test is over.
-                self.sender.send(entry).ok();
+                drop(self.sender.send(entry));
             }
         }
         Ok(Response::new(StreamAccessLogsResponse {}))

@@ -1,5 +1,6 @@
 //! What holds for every backend: apply, repeat, change, remove; and what is only true of iptables.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
@@ -194,9 +195,11 @@ fn chains_of_any_version_are_removed_whatever_is_in_them() {
             // With the tables and base chains that others have made.
             let mut input = String::new();
             for table in ["raw", "mangle", "nat", "filter"] {
-                input.push_str(&format!(
+                write!(
+                    input,
                     "*{table}\n:OTHER - [0:0]\n-A OUTPUT -j OTHER\nCOMMIT\n"
-                ));
+                )
+                .unwrap();
             }
             restore(&namespace, &format!("{tool}-{variant}"), &input);
         }
@@ -204,14 +207,14 @@ fn chains_of_any_version_are_removed_whatever_is_in_them() {
         for tool in ["iptables", "ip6tables"] {
             let mut input = String::new();
             for table in ["raw", "mangle", "nat", "filter"] {
-                input.push_str(&format!("*{table}\n"));
+                writeln!(input, "*{table}").unwrap();
                 for ending in ENDINGS {
-                    input.push_str(&format!(":MESH_mesh_{ending} - [0:0]\n"));
+                    writeln!(input, ":MESH_mesh_{ending} - [0:0]").unwrap();
                 }
                 for ending in ENDINGS {
                     let rule = "-m comment --comment \"of another version\" -j RETURN";
-                    input.push_str(&format!("-A MESH_mesh_{ending} {rule}\n"));
-                    input.push_str(&format!("-A OUTPUT -j MESH_mesh_{ending}\n"));
+                    writeln!(input, "-A MESH_mesh_{ending} {rule}").unwrap();
+                    writeln!(input, "-A OUTPUT -j MESH_mesh_{ending}").unwrap();
                 }
                 input.push_str("-A MESH_mesh_GRDOUT -j MESH_mesh_GRDINC\nCOMMIT\n");
             }

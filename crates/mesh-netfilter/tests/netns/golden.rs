@@ -35,7 +35,7 @@ fn nft_accepts_each_golden_file_and_makes_the_same_rules_of_it() {
         let rules: usize = plan
             .tables()
             .iter()
-            .flat_map(|table| table.chains())
+            .flat_map(mesh_netfilter::Table::chains)
             .map(|chain| chain.rules().len())
             .sum();
         let comments = listed.matches("comment \"").count();

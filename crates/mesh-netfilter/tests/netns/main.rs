@@ -5,6 +5,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![expect(clippy::panic, reason = "a panic is a failed test")]
+#![expect(clippy::indexing_slicing, reason = "a failed index is a failed test")]
+#![expect(
+    clippy::print_stderr,
+    reason = "who reads the log of a failed test must see this"
+)]
 
 mod arbitrary;
 mod backends;

@@ -215,7 +215,7 @@ impl Attempt {
         let to = self.to.ip();
         match self.from {
             From::Peer => {
-                let source = self.source.unwrap_or(match to {
+                let source = self.source.unwrap_or_else(|| match to {
                     IpAddr::V4(_) => crate::world::PEER_V4.into(),
                     IpAddr::V6(_) => crate::world::PEER_V6.into(),
                 });
@@ -256,8 +256,7 @@ impl Attempt {
     pub(crate) fn expected(&self, decision: Decision) -> Reached {
         let to = self.to.ip();
         match decision {
-            Decision::Redirect(port) => here(port.get()),
-            Decision::Tproxy(port) => here(port.get()),
+            Decision::Redirect(port) | Decision::Tproxy(port) => here(port.get()),
             Decision::Forward(to) if to.ip().is_loopback() => here(to.port()),
             Decision::Forward(to) => there(to.port()),
             Decision::Refuse => Reached::Refused,
@@ -327,9 +326,7 @@ impl Servers {
                 // Ends when the socket is shut down.
                 while let Ok((mut stream, _)) = listener.accept() {
                     // A client that is gone already has its answer.
-                    if stream.write_all(label.as_bytes()).is_err() {
-                        continue;
-                    }
+                    drop(stream.write_all(label.as_bytes()));
                 }
             }));
         }
@@ -367,9 +364,7 @@ impl Servers {
             while !stop.load(Ordering::Relaxed) {
                 if let Ok((_, from)) = socket.recv_from(&mut question) {
                     // Whoever asked may be gone.
-                    if socket.send_to(label.as_bytes(), from).is_err() {
-                        continue;
-                    }
+                    drop(socket.send_to(label.as_bytes(), from));
                 }
             }
         }));

@@ -198,10 +198,10 @@ fn tampering_with_iptables_is_mended_within_a_second_too() {
             watching(&namespace, backend, &plan, Repair::On, |saying| {
                 until(saying, |said| said.state == RuleState::Intact);
                 let began = Instant::now();
-                let (tool, arguments) = tampering.split_once(' ').unwrap();
-                let tool = format!("{tool}-{variant}");
+                let (program, arguments) = tampering.split_once(' ').unwrap();
+                let program = format!("{program}-{variant}");
                 let arguments: Vec<&str> = arguments.split(' ').collect();
-                namespace.exec(&tool, &arguments);
+                namespace.exec(&program, &arguments);
                 let said = until(saying, |said| said.is_mended);
                 let took = began.elapsed();
                 assert!(

@@ -1,5 +1,6 @@
 //! Two network namespaces: that of the application, and that of everybody else.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{ErrorKind, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -74,13 +75,13 @@ pub(crate) fn backends() -> &'static [Backend] {
             match Engine::detect(&namespace.netns(), Some(backend)) {
                 Ok(_) => {
                     found.push(backend);
-                    words.push_str(&format!(" {backend}"));
+                    write!(words, " {backend}").unwrap();
                 }
-                Err(error) => words.push_str(&format!(" (not {backend}: {error})")),
+                Err(error) => write!(words, " (not {backend}: {error})").unwrap(),
             }
         }
         // The harness swallows what `println!` prints; who reads the log must see this.
-        writeln!(std::io::stderr(), "backends of this machine:{words}").unwrap();
+        eprintln!("backends of this machine:{words}");
         assert!(found.contains(&Backend::Netlink), "{words}");
         found
     })

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use crate::lab::{Lab, PATIENCE, job, until, with_agent};
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story")]
 fn jobs_are_planned_registered_scaled_reverted_and_stopped() {
     with_agent(false, |lab| async move {
         let client = &lab.client;

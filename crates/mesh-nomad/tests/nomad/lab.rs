@@ -305,7 +305,9 @@ impl Drop for Lab {
             if left.is_empty() {
                 break;
             }
-            left.iter().for_each(|group| remove_groups(group));
+            for group in &left {
+                remove_groups(group);
+            }
             std::thread::sleep(Duration::from_millis(50));
         }
     }

@@ -1,5 +1,8 @@
 //! What every engine must do, whatever it is made of.
 
+#![expect(clippy::indexing_slicing, reason = "a failed index is a failed test")]
+#![expect(clippy::panic, reason = "a panic is a failed test")]
+
 use std::time::Duration;
 
 use futures_util::StreamExt as _;

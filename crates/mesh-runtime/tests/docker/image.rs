@@ -119,7 +119,7 @@ fn a_root_file_system_becomes_an_image_as_it_is() {
         let mut steps = Vec::new();
         engine
             .import(crate::host::IMAGE, &root, &mut |step| {
-                steps.push(step.to_string())
+                steps.push(step.to_string());
             })
             .await
             .unwrap();

@@ -1,5 +1,8 @@
 //! What only containers have: published ports, aliases, file systems of their own.
 
+#![expect(clippy::indexing_slicing, reason = "a failed index is a failed test")]
+#![expect(clippy::panic, reason = "a panic is a failed test")]
+
 use std::net::Ipv4Addr;
 
 use mesh_runtime::inject::Resolver;

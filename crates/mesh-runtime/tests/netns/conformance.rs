@@ -45,7 +45,7 @@ impl Bed for ProcessBed<'_> {
 
     fn look(&self) -> BTreeSet<String> {
         let mut things = self.host.look(&self.host.engine());
-        things.extend(self.host.processes(self.guest.to_str().unwrap()));
+        things.extend(Host::processes(self.guest.to_str().unwrap()));
         things
     }
 }

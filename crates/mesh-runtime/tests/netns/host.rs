@@ -146,7 +146,7 @@ impl Host {
     }
 
     /// The processes whose command line has this in it.
-    pub(crate) fn processes(&self, part: &str) -> BTreeSet<String> {
+    pub(crate) fn processes(part: &str) -> BTreeSet<String> {
         let entries = fs::read_dir("/proc").unwrap().map(Result::unwrap);
         let mut found = BTreeSet::new();
         for path in entries.map(|entry| entry.path()) {
@@ -172,7 +172,7 @@ impl Host {
         let points = points.filter(|point| point.starts_with(&own));
         things.extend(points.map(|point| format!("mount {point}")));
         things.extend(cgroups(engine));
-        things.extend(self.processes(&format!("{own}/engine")));
+        things.extend(Self::processes(&format!("{own}/engine")));
         let namespaces = self.path("engine/netns");
         if let Ok(entries) = fs::read_dir(namespaces) {
             things.extend(

@@ -1,5 +1,6 @@
 //! A network namespace that stands for a machine with a mesh, and what is asked of it.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpListener, TcpStream};
@@ -102,12 +103,7 @@ impl Machine {
     }
 
     /// The command line that runs an application in its own account.
-    pub(super) fn arguments<'a>(
-        &'a self,
-        name: &'a str,
-        more: &[&'a str],
-        listen: &'a str,
-    ) -> Vec<&'a str> {
+    pub(super) fn arguments<'a>(name: &'a str, more: &[&'a str], listen: &'a str) -> Vec<&'a str> {
         let mut arguments = vec!["run", "--detach", "--timeout", "90", "--name", name];
         arguments.extend(["--service-account", name, "--user", "1000"]);
         arguments.extend(match name {
@@ -122,7 +118,7 @@ impl Machine {
 
     /// Runs an application, and waits until it listens.
     pub(super) fn run(&self, name: &str, more: &[&str], listen: &str) {
-        self.mesh(&self.arguments(name, more, listen));
+        self.mesh(&Self::arguments(name, more, listen));
         let first = listen.split(' ').next().unwrap();
         let port = first.rsplit_once(':').unwrap().1.parse().unwrap();
         let host = if first.contains('[') {
@@ -140,7 +136,10 @@ impl Machine {
 
     /// Has an application call a URL: `status` and `body`, or `error`.
     pub(super) fn call(&self, from: &str, url: &str) -> Value {
-        let escaped: String = url.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let escaped = url.bytes().fold(String::new(), |mut text, byte| {
+            write!(text, "%{byte:02x}").unwrap();
+            text
+        });
         self.get(from, &format!("/call/{escaped}"))
     }
 

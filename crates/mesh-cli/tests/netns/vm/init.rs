@@ -266,7 +266,9 @@ fn runs(state: &Mutex<State>, name: &str) -> bool {
 fn unit(root: &Path, name: &str) -> Result<Unit, String> {
     let paths = FOLDERS.map(|folder| root.join(folder.trim_start_matches('/')).join(name));
     let text = paths.iter().find_map(|path| fs::read_to_string(path).ok());
-    Ok(Unit::read(&text.ok_or(format!("{name} is not there"))?))
+    Ok(Unit::read(
+        &text.ok_or_else(|| format!("{name} is not there"))?,
+    ))
 }
 
 fn start(state: &Mutex<State>, name: &str) -> Result<(), String> {

@@ -61,12 +61,12 @@ pub(super) type Tree = BTreeMap<PathBuf, String>;
 
 impl Host {
     pub(super) fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
         assert!(
             rustix::process::geteuid().is_root(),
             "these tests need root: run `sudo cargo xtask test`"
         );
         // Short, because of the sockets in it.
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let directory = PathBuf::from(format!("/tmp/mesh-vm-{}-{number}", std::process::id()));
         fs::create_dir(&directory).unwrap();
@@ -160,6 +160,7 @@ impl Host {
     }
 
     /// Starts a control plane that has an address of IPv6 and no other; the kubeconfig of its admin.
+    #[expect(clippy::zombie_processes, reason = "it ends with its namespaces")]
     pub(super) fn serve_v6(&self) -> String {
         let home = self.inside("state6");
         let kubeconfig = self.outside("state6/mixer.kubeconfig");
@@ -420,6 +421,7 @@ impl<'a> Vm<'a> {
     }
 
     /// Starts the echo server, as an ordinary program of the machine.
+    #[expect(clippy::zombie_processes, reason = "it ends with its namespaces")]
     pub(super) fn serve(&self, name: &str, user: u32, port: u16) {
         let (user, listen) = (user.to_string(), format!("[::]:{port}"));
         let socket = format!("/tmp/{name}.sock");
