@@ -15,7 +15,8 @@ use crate::output::{Format, print_json};
 pub(crate) struct Args {
     /// Who calls: a workload, or `<namespace>/<service account>`.
     from: String,
-    /// What is called: a host with a port, `reviews:9080`.
+    /// What is called: a host with a port, `reviews:9080`, or an address of the catalogue,
+    /// `10.0.0.5:24080`.
     to: String,
     /// Method of the request.
     #[arg(long, default_value = "GET")]
@@ -74,7 +75,14 @@ fn describe(explanation: &Value) -> String {
         line(&mut text, 0, &through(entrance));
     }
     let route = explanation.get("route").unwrap_or(&Value::Null);
-    line(&mut text, 0, &format!("route: {}", route_cause(route)));
+    let route_of = match (route, word(explanation, "/from/calls").as_str()) {
+        (Value::Null, "redirected") => {
+            "to the address, since no VirtualService holds for one".to_owned()
+        }
+        (Value::Null, _) => "to the address, past every sidecar of the caller's".to_owned(),
+        _ => route_cause(route),
+    };
+    line(&mut text, 0, &format!("route: {route_of}"));
     if let Some(action) = route.get("action").and_then(|action| named(action)) {
         for part in action_parts(action) {
             line(&mut text, 1, &part);
@@ -93,11 +101,10 @@ fn describe(explanation: &Value) -> String {
             (1, _) | (_, 0) => 100,
             (_, sum) => weight(destination) * 100 / sum,
         };
-        line(
-            &mut text,
-            1,
-            &format!("{share} % to {}", word(destination, "/cluster")),
-        );
+        let cluster = word(destination, "/cluster");
+        if !cluster.is_empty() {
+            line(&mut text, 1, &format!("{share} % to {cluster}"));
+        }
         if let Some(problem) = destination.get("problem").and_then(Value::as_str) {
             line(&mut text, 2, &format!("but {problem}"));
         }
@@ -338,6 +345,45 @@ mod tests {
         refused: no rule of AuthorizationPolicy default/readers allows it
     10 % to outbound|9080|v2|reviews.default.mesh
       but it has no endpoint
+"
+        );
+    }
+
+    #[test]
+    fn a_call_to_an_address_is_told_with_its_caller() {
+        let told = |calls: &str, cluster: &str, secured: bool| {
+            describe(&json!({
+                "from": { "identity": "spiffe://cluster.local/ns/shop/sa/web", "calls": calls },
+                "to": { "host": "db.shop.mesh", "port": 80, "protocol": "http" },
+                "entrance": null, "route": null,
+                "destinations": [{
+                    "cluster": cluster, "weight": 1, "problem": null,
+                    "endpoints": [{
+                        "workload": "shop/db", "address": { "Ip": "10.0.0.5" },
+                        "port": 24080, "health": "healthy", "secured": secured,
+                        "mutualTls": { "mode": "STRICT", "because": "default" },
+                        "authorization": { "allowed": true, "because": "noPolicy" },
+                    }],
+                }],
+            }))
+        };
+        assert_eq!(
+            told("redirected", "direct|24080||10.0.0.5", true),
+            "spiffe://cluster.local/ns/shop/sa/web calls db.shop.mesh:80 (http)
+  route: to the address, since no VirtualService holds for one
+    100 % to direct|24080||10.0.0.5
+      shop/db at 10.0.0.5 port 24080, healthy
+        under mutual TLS; it takes STRICT: no PeerAuthentication says otherwise
+        allowed: no AuthorizationPolicy holds for it
+"
+        );
+        assert_eq!(
+            told("plain", "", false),
+            "spiffe://cluster.local/ns/shop/sa/web calls db.shop.mesh:80 (http)
+  route: to the address, past every sidecar of the caller's
+      shop/db at 10.0.0.5 port 24080, healthy
+        in plaintext, which is refused; it takes STRICT: no PeerAuthentication says otherwise
+        allowed: no AuthorizationPolicy holds for it
 "
         );
     }

@@ -1,5 +1,6 @@
 //! Why a call goes where it goes: the same decisions that proxies are configured by, for one call.
 
+mod address;
 mod gateway;
 
 use std::collections::BTreeMap;
@@ -18,7 +19,8 @@ use mesh_proto::mesh::agent::v1::ExplainRequest;
 use serde::Serialize;
 
 use crate::pilot::Resolved;
-use crate::pilot::mesh::{Entry, Mesh};
+use crate::pilot::mesh::{Entry, Mesh, OutboundPolicy};
+use crate::pilot::snapshot::direct;
 use crate::pilot::snapshot::endpoint::called_at;
 
 /// A call that somebody asks about.
@@ -30,6 +32,8 @@ pub struct Question {
     pub name: String,
     /// The host that it means to the caller; `None` when it means none.
     pub host: Option<Host>,
+    /// The address that is called, if it is none of a service's but some machine's.
+    pub address: Option<SocketAddr>,
     /// The port; the service's only one when absent.
     pub port: Option<u16>,
     /// The request, at a port of HTTP.
@@ -51,6 +55,20 @@ pub struct From {
     /// Where it calls from, if that is known.
     #[serde(skip)]
     pub address: Option<IpAddr>,
+    /// What of its calls comes to a sidecar.
+    pub calls: Calls,
+}
+
+/// What of a caller's calls comes to a sidecar of its own.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Calls {
+    /// Every one: redirect rules bring them there.
+    Redirected,
+    /// Those that its application brings there.
+    Explicit,
+    /// None: it has no sidecar.
+    Plain,
 }
 
 /// What becomes of the call, and why.
@@ -64,8 +82,8 @@ pub struct Explanation<'a> {
     /// Where its application comes to its sidecar with the call; absent where redirect rules bring
     /// every call there.
     pub entrance: Option<Entrance>,
-    /// The route that is taken.
-    pub route: route::Decision<'a>,
+    /// The route that is taken; none holds for a call to an address.
+    pub route: Option<route::Decision<'a>>,
     /// Where it leads; the weights are shares of their sum.
     pub destinations: Vec<Destination>,
 }
@@ -159,6 +177,31 @@ pub enum Unanswered {
         /// Why not.
         reason: String,
     },
+    /// The caller has no sidecar that would know a host.
+    #[error(
+        "`{workload}` has no sidecar: no name of the mesh means anything to it, and no route or rule \
+         for callers holds"
+    )]
+    NoSidecar {
+        /// The caller.
+        workload: WorkloadId,
+    },
+    /// No workload is known to be at the address.
+    #[error("no workload of the mesh is known at `{address}`: {outcome}")]
+    NoWorkload {
+        /// The address.
+        address: SocketAddr,
+        /// What becomes of the call.
+        outcome: &'static str,
+    },
+    /// The outbound policy refuses calls to addresses.
+    #[error(
+        "a call to `{address}` is refused: the outbound policy is `REGISTRY_ONLY`, so call a service by its name"
+    )]
+    NotByAddress {
+        /// The address.
+        address: SocketAddr,
+    },
     /// The service has no such port.
     #[error("`{host}` has the ports {ports}, not {port}", port = .port.map_or("none given".to_owned(), |port| port.to_string()))]
     NoPort {
@@ -194,11 +237,13 @@ impl Question {
             None => (message.to.as_str(), None),
         };
         let number = port.and_then(|port| port.parse().ok().filter(|number| *number != 0));
-        if name.is_empty() || port.is_some() != number.is_some() {
+        let dialed = message.to.parse::<SocketAddr>().ok();
+        let is_bare = message.to.parse::<IpAddr>().is_ok();
+        if name.is_empty() || port.is_some() != number.is_some() || is_bare {
             problems.push(Problem::new(
                 "to",
                 &message.to,
-                "a host with a port (`reviews:9080`)",
+                "a host with a port (`reviews:9080`), or an address with a port (`10.0.0.5:24080`)",
             ));
         }
         let default = HttpRequest::default();
@@ -225,7 +270,11 @@ impl Question {
         }
         match from {
             Some(from) => problems.into_result(Self {
-                host: host(mesh, name, &from.namespace),
+                host: match dialed {
+                    Some(address) => address::of_service(mesh, &from.namespace, address.ip()),
+                    None => host(mesh, name, &from.namespace),
+                },
+                address: dialed,
                 from,
                 name: name.to_owned(),
                 port: number,
@@ -237,7 +286,11 @@ impl Question {
 
     /// The namespace of what is called, if that is known.
     pub fn to_namespace(&self, mesh: &Mesh) -> Option<Namespace> {
-        let entry = mesh.entries.get(self.host.as_ref()?)?;
+        let entry = match (&self.host, self.address) {
+            (Some(host), _) => mesh.entries.get(host)?,
+            (None, Some(address)) => direct::at(mesh, &self.from.namespace, address)?.0,
+            (None, None) => return None,
+        };
         Some(entry.service.namespace.clone())
     }
 }
@@ -271,6 +324,7 @@ impl From {
             namespace,
             labels: BTreeMap::new(),
             address: None,
+            calls: Calls::Redirected,
         })
     }
 
@@ -281,6 +335,11 @@ impl From {
             identity: workload.identity(&mesh.trust_domain),
             labels: workload.labels.clone(),
             address: workload.addresses.first().copied(),
+            calls: match (workload.sidecar.is_present(), &workload.explicit) {
+                (false, _) => Calls::Plain,
+                (true, Some(_)) => Calls::Explicit,
+                (true, None) => Calls::Redirected,
+            },
         }
     }
 }
@@ -306,6 +365,13 @@ pub fn explain<'a>(
             .is_some_and(|host| mesh.entries.contains_key(host))
     {
         return gateway::explain(resolved, question, workload);
+    }
+    if let (None, Some(address)) = (&question.host, question.address) {
+        return address::explain(resolved, question, address);
+    }
+    if let (Calls::Plain, Some(workload)) = (from.calls, &from.workload) {
+        let workload = workload.clone();
+        return Err(Unanswered::NoSidecar { workload });
     }
     let entry = question
         .host
@@ -364,7 +430,7 @@ pub fn explain<'a>(
             port,
             protocol: declared.protocol,
         },
-        route,
+        route: Some(route),
         destinations,
     })
 }
@@ -516,7 +582,8 @@ fn target(
         Some(tls) => tls.mode == TlsMode::IstioMutual,
         None => service.location == Location::MeshInternal,
     };
-    let secured = endpoint.identity.is_some() && takes_tls && speaks_tls;
+    let has_proxy = from.calls != Calls::Plain;
+    let secured = endpoint.identity.is_some() && takes_tls && speaks_tls && has_proxy;
     let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let destination_ip = match endpoint.address {
         EndpointAddress::Ip(address) => address,

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 use super::*;
-use crate::pilot::mesh::{Config, Mesh};
+use crate::pilot::mesh::{Config, Mesh, OutboundPolicy};
 use crate::pilot::resource::ResourceType;
 use crate::pilot::snapshot;
 
@@ -396,4 +396,117 @@ fn a_port_of_the_host_is_judged_as_the_applications_own() {
     assert_eq!(mapped["secured"], true);
     assert_eq!(plain["secured"], false);
     assert_eq!(plain["mutualTls"], Value::Null, "nobody stands before it");
+}
+
+/// A mesh with a node at 10.0.0.5, whose port 24411 leads to reviews, which takes the mesh's TLS only.
+fn on_a_node(outbound: OutboundPolicy) -> Resolved {
+    let service = json!({
+        "name": "reviews",
+        "ports": [{ "name": "http", "number": 9080, "target": 24411, "inside": 8080, "protocol": "http" }],
+    });
+    let mut reviews = workload("reviews-1", "reviews", "v1");
+    reviews.addresses = vec!["10.0.0.5".parse().unwrap()];
+    reviews.services = vec![serde_json::from_value(service).unwrap()];
+    let mut plain = workload("plain", "plain", "v1");
+    plain.sidecar = mesh_model::Sidecar::Absent;
+    let policy = json!({
+        "apiVersion": "security.istio.io/v1",
+        "kind": "PeerAuthentication",
+        "metadata": { "name": "default", "namespace": "default" },
+        "spec": { "mtls": { "mode": "STRICT" } },
+    });
+    let checked = check(IstioKind::PeerAuthentication, &policy);
+    let Some(IstioObject::PeerAuthentication(object)) = checked.object else {
+        panic!("{:?}", checked.problems)
+    };
+    let mut config = Config {
+        outbound,
+        ..Config::default()
+    };
+    config.peer_authentications.push(Arc::new(object));
+    let web = workload("web", "productpage", "v1");
+    let workloads = [reviews, plain, web].map(|workload| (workload, Health::Healthy));
+    let hosts = Mesh::assemble(&config, &workloads).unaddressed;
+    config.virtual_addresses = allocate(&std::collections::BTreeMap::new(), &hosts).addresses;
+    Resolved {
+        mesh: Mesh::assemble(&config, &workloads),
+        config: Arc::new(config),
+    }
+}
+
+#[test]
+fn a_call_to_an_address_of_the_catalogue_is_one_to_the_workload_there() {
+    let resolved = on_a_node(OutboundPolicy::AllowAny);
+    let why = |from: &str, to: &str| {
+        let question = Question::read(&call(from, to), &resolved.mesh).unwrap();
+        let explanation = explain(&resolved, &question);
+        explanation.map(|it| serde_json::to_value(it).unwrap())
+    };
+    let meshed = why("default/web", "10.0.0.5:24411").unwrap();
+    assert_eq!(meshed["to"]["host"], "reviews.default.mesh", "{meshed:#}");
+    assert_eq!(meshed["to"]["port"], 9080);
+    assert_eq!(meshed["route"], Value::Null, "no VirtualService holds");
+    let destination = &meshed["destinations"][0];
+    assert_eq!(destination["cluster"], "direct|24411||10.0.0.5");
+    let target = &destination["endpoints"][0];
+    assert_eq!(
+        (&target["port"], &target["secured"]),
+        (&json!(24411), &json!(true))
+    );
+    let identity = "spiffe://cluster.local/ns/default/sa/reviews";
+    assert_eq!(target["identity"], identity);
+
+    // Without a sidecar the same call is in plaintext, and no name means anything.
+    let plain = why("default/plain", "10.0.0.5:24411").unwrap();
+    let target = &plain["destinations"][0]["endpoints"][0];
+    assert_eq!(target["secured"], false);
+    assert_eq!(target["mutualTls"]["mode"], "STRICT");
+    let unnamed = why("default/plain", "reviews:9080")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        unnamed.contains("`default/plain` has no sidecar"),
+        "{unnamed}"
+    );
+
+    for (address, said) in [
+        (
+            "10.0.0.5:24412",
+            "no workload of the mesh is known at `10.0.0.5:24412`: the call passes",
+        ),
+        (
+            "[fd00::5]:80",
+            "no workload of the mesh is known at `[fd00::5]:80`",
+        ),
+    ] {
+        let error = why("default/web", address).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+    for wrong in ["10.0.0.5", "10.0.0.5:0", "fd00::5", "10.0.0.5:"] {
+        let problems = Question::read(&call("default/web", wrong), &resolved.mesh).unwrap_err();
+        let said = problems.to_string();
+        assert!(said.contains(&format!("to: `{wrong}`")), "{said}");
+    }
+
+    // The address of a service is the service.
+    let service = &resolved.mesh.entries["reviews.default.mesh"];
+    let v4 = service.addresses.unwrap().v4;
+    let by_address = why("default/web", &format!("{v4}:9080")).unwrap();
+    let by_name = why("default/web", "reviews:9080").unwrap();
+    assert_eq!(by_address["destinations"], by_name["destinations"]);
+    assert_ne!(by_address["route"], Value::Null);
+}
+
+#[test]
+fn a_call_to_an_address_may_be_refused() {
+    let resolved = on_a_node(OutboundPolicy::RegistryOnly);
+    let asked = |from: &str| {
+        let question = Question::read(&call(from, "10.0.0.5:24411"), &resolved.mesh).unwrap();
+        explain(&resolved, &question)
+            .map(|_| ())
+            .map_err(|error| error.to_string())
+    };
+    let refused = asked("default/web").unwrap_err();
+    assert!(refused.contains("`REGISTRY_ONLY`"), "{refused}");
+    asked("default/plain").unwrap();
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use mesh_model::istio::destination_rule::TlsMode;
 use mesh_model::service::{Location, Resolution};
-use mesh_model::{Endpoint, Health, Host, SpiffeId, WorkloadId};
+use mesh_model::{Endpoint, Health, Host, Namespace, SpiffeId, WorkloadId};
 use mesh_proto::envoy::config::listener::v3 as lds;
 use mesh_proto::envoy::extensions::filters::common::set_filter_state::v3 as state;
 use mesh_proto::envoy::extensions::filters::network::set_filter_state::v3::Config;
@@ -70,6 +70,7 @@ type Rank<'a> = (u8, bool, Option<&'a WorkloadId>, &'a Host, u16);
 #[derive(Clone, Copy, Debug)]
 struct Claim<'a> {
     rank: Rank<'a>,
+    entry: &'a Entry,
     endpoint: &'a Endpoint,
     /// Whether callers of its service speak the mesh's TLS to it.
     secured: bool,
@@ -83,37 +84,10 @@ impl Directory {
         if view.mesh.outbound != OutboundPolicy::AllowAny {
             return None;
         }
-        let mut claims: BTreeMap<SocketAddr, Claim<'_>> = BTreeMap::new();
-        for entry in view.mesh.seen_from(view.namespace) {
-            let service = &entry.service;
-            let is_ours = service.location == Location::MeshInternal;
-            if !is_ours || service.resolution != Resolution::Static {
-                continue;
-            }
-            for port in service.ports.keys() {
-                let tls = view.rules(&service.host).policy(*port, "").tls;
-                let tls = tls.map(|tls| tls.mode);
-                for (address, endpoint) in called(view.mesh, entry, *port) {
-                    let claim = Claim {
-                        rank: rank(entry, endpoint, *port),
-                        endpoint,
-                        secured: match tls {
-                            None => cluster::takes_mesh_tls(view.mesh, endpoint, *port),
-                            Some(mode) => mode == TlsMode::IstioMutual,
-                        },
-                    };
-                    let best = claims.entry(address).or_insert(claim);
-                    if claim.rank < best.rank {
-                        *best = claim;
-                    }
-                }
-            }
-        }
-        let occupants = claims.into_iter().map(|(address, claim)| {
+        let occupants = claims(*view).into_iter().map(|(address, claim)| {
             let identity = claim.endpoint.identity.clone();
-            let (_, _, _, host, _) = claim.rank;
             let occupant = Occupant {
-                host: host.clone(),
+                host: claim.entry.service.host.clone(),
                 identity: identity.filter(|_| claim.secured),
                 cluster: OnceLock::new(),
             };
@@ -167,6 +141,49 @@ impl Directory {
     }
 }
 
+/// Who is called at every address.
+fn claims(view: View<'_>) -> BTreeMap<SocketAddr, Claim<'_>> {
+    let mut claims: BTreeMap<SocketAddr, Claim<'_>> = BTreeMap::new();
+    for entry in view.mesh.seen_from(view.namespace) {
+        let service = &entry.service;
+        let is_ours = service.location == Location::MeshInternal;
+        if !is_ours || service.resolution != Resolution::Static {
+            continue;
+        }
+        for port in service.ports.keys() {
+            let tls = view.rules(&service.host).policy(*port, "").tls;
+            let tls = tls.map(|tls| tls.mode);
+            for (address, endpoint) in called(view.mesh, entry, *port) {
+                let claim = Claim {
+                    rank: rank(entry, endpoint, *port),
+                    entry,
+                    endpoint,
+                    secured: match tls {
+                        None => cluster::takes_mesh_tls(view.mesh, endpoint, *port),
+                        Some(mode) => mode == TlsMode::IstioMutual,
+                    },
+                };
+                let best = claims.entry(address).or_insert(claim);
+                if claim.rank < best.rank {
+                    *best = claim;
+                }
+            }
+        }
+    }
+    claims
+}
+
+/// Whom callers of a namespace call at an address: the service with its port, and the endpoint.
+pub(in crate::pilot) fn at<'a>(
+    mesh: &'a Mesh,
+    namespace: &'a Namespace,
+    address: SocketAddr,
+) -> Option<(&'a Entry, u16, &'a Endpoint)> {
+    let claim = *claims(View { mesh, namespace }).get(&address)?;
+    let (_, _, _, _, port) = claim.rank;
+    Some((claim.entry, port, claim.endpoint))
+}
+
 // === impl Occupant ===
 
 impl PartialEq for Occupant {
@@ -201,7 +218,8 @@ fn parse(name: &str) -> Option<SocketAddr> {
     (self::name(&address) == name).then_some(address)
 }
 
-fn name(address: &SocketAddr) -> String {
+/// The cluster of an address.
+pub(in crate::pilot) fn name(address: &SocketAddr) -> String {
     format!("{PREFIX}{}||{}", address.port(), address.ip())
 }
 

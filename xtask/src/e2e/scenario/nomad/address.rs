@@ -84,11 +84,22 @@ async fn called(world: &World) -> Step<String> {
     })?;
 
     let (counts, _) = eventually(SOON, || counted(world, MESHED)).await?;
+    for (caller, told) in [
+        (MESHED, "under mutual TLS; it takes STRICT"),
+        (BARE, "in plaintext, which is refused; it takes STRICT"),
+    ] {
+        let why = world
+            .mesh(&["why", &format!("default/{caller}"), &host])
+            .await?;
+        ensure(why.contains(told), || {
+            format!("`mesh why` of {caller} does not say `{told}`: {why}")
+        })?;
+    }
     for id in [MESHED, BARE] {
         world.nomad(&["job", "stop", "-purge", id]).await?;
     }
     Ok(format!(
-        "{MESHED} → http://{host}: answered at attempt {}, as {MESHED}; {BARE}, without a sidecar: {}; {counts}",
+        "{MESHED} → http://{host}: answered at attempt {}, as {MESHED}; {BARE}, without a sidecar: {}; `mesh why` says both; {counts}",
         first.refused + 1,
         refused.error.unwrap_or_default(),
     ))

@@ -98,7 +98,7 @@ pub(super) fn explain<'a>(
             port,
             protocol: Protocol::Http,
         },
-        route,
+        route: Some(route),
         destinations,
     })
 }
