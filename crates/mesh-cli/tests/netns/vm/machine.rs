@@ -1,6 +1,7 @@
 //! Machines out of namespaces: the host of the control plane, and a VM with a root file system of its
 //! own beside it.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -33,6 +34,7 @@ pub(super) struct Host {
     pid: u32,
     /// The same path inside and outside; inside, memory is mounted there.
     directory: PathBuf,
+    programs: Programs,
 }
 
 /// A machine with files of its own above those of this one.
@@ -44,7 +46,13 @@ pub(super) struct Vm<'a> {
     pid: u32,
     pub(super) init: Option<Init>,
     resolver: Option<Resolver>,
+    programs: Programs,
 }
+
+/// Programs that were started on a machine and run on. They are ended with it, since a network
+/// namespace takes none of its processes along.
+#[derive(Default)]
+struct Programs(RefCell<Vec<Child>>);
 
 /// The addresses that a machine has.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -100,6 +108,7 @@ impl Host {
             child,
             pid,
             directory,
+            programs: Programs::default(),
         };
         host.install();
         host
@@ -160,19 +169,18 @@ impl Host {
     }
 
     /// Starts a control plane that has an address of IPv6 and no other; the kubeconfig of its admin.
-    #[expect(clippy::zombie_processes, reason = "it ends with its namespaces")]
     pub(super) fn serve_v6(&self) -> String {
         let home = self.inside("state6");
         let kubeconfig = self.outside("state6/mixer.kubeconfig");
         let log = fs::File::create(self.outside("logs/server6.log")).unwrap();
         let api = format!("[{GATEWAY_V6}]:7443");
-        self.command(&["mesh", "--verbose", "server", "--home", &home])
+        let mut server = self.command(&["mesh", "--verbose", "server", "--home", &home]);
+        server
             .args(["--listen", GATEWAY_V6, "--api-listen", &api])
             .args(["--metrics-listen", "[::1]:16014"])
             .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+            .stderr(log);
+        self.programs.start(&mut server);
         until("the control plane", || kubeconfig.exists().then_some(()));
         let line = format!("KUBECONFIG={home}/kubeconfig");
         until("its roles", || {
@@ -290,6 +298,7 @@ impl<'a> Vm<'a> {
             pid,
             init: None,
             resolver: None,
+            programs: Programs::default(),
         };
         let resolv_conf = vm.outside("/etc/resolv.conf");
         fs::remove_file(&resolv_conf).unwrap();
@@ -392,6 +401,7 @@ impl<'a> Vm<'a> {
         until("the end of the VM", || {
             (!Path::new(&gone).exists()).then_some(())
         });
+        self.programs = Programs::default();
         (self.child, self.pid) = Self::power_on(self.host, self.name);
         self.begin();
         self.init.as_ref().unwrap().boot();
@@ -421,11 +431,10 @@ impl<'a> Vm<'a> {
     }
 
     /// Starts the echo server, as an ordinary program of the machine.
-    #[expect(clippy::zombie_processes, reason = "it ends with its namespaces")]
     pub(super) fn serve(&self, name: &str, user: u32, port: u16) {
         let (user, listen) = (user.to_string(), format!("[::]:{port}"));
         let socket = format!("/tmp/{name}.sock");
-        self.command(&[
+        let mut echo = self.command(&[
             "setpriv",
             "--reuid",
             &user,
@@ -439,10 +448,8 @@ impl<'a> Vm<'a> {
             &listen,
             "--control",
             &socket,
-        ])
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+        ]);
+        self.programs.start(echo.stdout(Stdio::null()));
         let socket = self.outside(&socket);
         until(name, || UnixStream::connect(&socket).is_ok().then_some(()));
     }
@@ -494,6 +501,22 @@ impl Drop for Vm<'_> {
         (self.init, self.resolver) = (None, None);
         drop(self.child.kill());
         drop(self.child.wait());
+    }
+}
+
+impl Programs {
+    fn start(&self, command: &mut Command) {
+        self.0.borrow_mut().push(command.spawn().unwrap());
+    }
+}
+
+impl Drop for Programs {
+    fn drop(&mut self) {
+        for program in self.0.get_mut() {
+            // It may have ended by itself.
+            drop(program.kill());
+            drop(program.wait());
+        }
     }
 }
 
