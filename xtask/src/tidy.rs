@@ -26,7 +26,7 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<(), Failure> {
         return Ok(());
     }
     clippy(root, ["--all-targets"])?;
-    // Tests that need a machine are left out of that.
+    // That passes over the test targets which plain `cargo test` leaves out.
     let rings: BTreeSet<String> = ring::targets(root)?
         .into_iter()
         .map(|target| format!("--test={}", target.name))
@@ -34,6 +34,7 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<(), Failure> {
     clippy(root, rings)
 }
 
+/// Clippy over these targets of the workspace; each warning is an error.
 fn clippy(
     root: &Path,
     targets: impl IntoIterator<Item = impl AsRef<OsStr>>,

@@ -10,9 +10,9 @@
 mod ca;
 mod pilot;
 mod resource;
-#[expect(dead_code, reason = "the ring `netns` asks for more")]
 mod world;
 
+use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -96,12 +96,7 @@ async fn configuration_outlives_pilot_and_envoy() {
         pilot.seen(|seen| (seen.resumed.len() == 5).then_some(()))
     })
     .await;
-    let named: usize = pilot.seen(|seen| {
-        seen.resumed
-            .values()
-            .map(std::collections::BTreeMap::len)
-            .sum()
-    });
+    let named: usize = pilot.seen(|seen| seen.resumed.values().map(BTreeMap::len).sum());
     assert_eq!(named, 5);
     world.serve("two");
     until("the change arrives", async || {

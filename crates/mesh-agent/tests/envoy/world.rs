@@ -188,12 +188,6 @@ impl World {
         Some(answer.rsplit_once("\r\n\r\n")?.1.to_owned())
     }
 
-    /// The whole answer of readiness, if there is one.
-    pub(crate) async fn report(&self) -> Option<String> {
-        let stream = TcpStream::connect(self.readiness()).await.ok()?;
-        get(stream, "/ready").await
-    }
-
     pub(crate) async fn admin(&self, path: &str) -> Option<String> {
         let stream = UnixStream::connect(self.state("admin.sock")).await.ok()?;
         get(stream, path).await
@@ -230,7 +224,8 @@ pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T
     }
 }
 
-async fn get(
+/// The whole answer to a request, if there is one.
+pub(crate) async fn get(
     mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     path: &str,
 ) -> Option<String> {

@@ -40,8 +40,9 @@ use mesh_model::sidecar::{INBOUND_PORT, PROXY_UID};
 use mesh_netfilter::{Engine, Facts, HostNetwork, Netns, Plan, Policy, RuleState, Verdict};
 use rustix::process::{Gid, Uid};
 use rustix::thread::{UnshareFlags, gettid, set_thread_gid, set_thread_uid, unshare_unsafe};
+use tokio::net::TcpStream;
 
-use world::{World, until};
+use world::{World, get, until};
 
 const ADDRESSES: [&str; 2] = ["10.9.0.2", "fd00:9::2"];
 
@@ -102,8 +103,7 @@ fn in_namespace() {
         rules.send(()).unwrap();
         until("readiness with rules", async || {
             write(&verdict, RuleState::Intact);
-            world
-                .report()
+            report(&world)
                 .await
                 .filter(|report| report.contains("200 OK"))
         })
@@ -129,9 +129,15 @@ fn rules(namespace: PathBuf) -> mpsc::Sender<()> {
 
 async fn missing(world: &World, line: &str) {
     until(line, async || {
-        world.report().await.filter(|report| report.contains(line))
+        report(world).await.filter(|report| report.contains(line))
     })
     .await;
+}
+
+/// The whole answer of readiness, if there is one.
+async fn report(world: &World) -> Option<String> {
+    let stream = TcpStream::connect(world.readiness()).await.ok()?;
+    get(stream, "/ready").await
 }
 
 fn write(file: &Path, state: RuleState) {

@@ -20,6 +20,29 @@ fn up(host: &Host, file: &str) -> Said {
     host.mesh(&["up", "--engine", "docker", "--file", file])
 }
 
+/// A service of a file: etcd, as the control plane has it.
+fn service(image: &str, name: &str, network: &str, level: &str) -> String {
+    format!(
+        "  {name}:
+    image: {image}
+    command: [--data-dir, /tmp/data, --log-level, {level}]
+    networks: [{network}]
+"
+    )
+}
+
+/// The name of the image of etcd that the control plane runs on.
+fn etcd(host: &Host) -> String {
+    let names = [
+        "images",
+        "--format",
+        "{{.Repository}}:{{.Tag}}",
+        "mesh-etcd",
+    ];
+    let images = host.daemon.docker(&names);
+    images.lines().next().unwrap().to_owned()
+}
+
 /// Where the file has the API server: its address on the network, and the port of the machine.
 const SERVERS: [&str; 2] = ["https://172.28.0.13:8080", "https://127.0.0.1:8080"];
 
@@ -217,28 +240,12 @@ fn other_services_of_a_file_are_started_after_the_control_plane() {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one story")]
 fn what_is_changed_or_left_out_of_the_file_is_made_again_or_removed_and_the_rest_left_alone() {
     on_a_host(|host| {
         let plain = write(host, "services: {}\n");
         up(host, &plain).ok();
-        let names = [
-            "images",
-            "--format",
-            "{{.Repository}}:{{.Tag}}",
-            "mesh-etcd",
-        ];
-        let images = host.daemon.docker(&names);
-        let image = images.lines().next().unwrap();
-        let service = |name: &str, network: &str, level: &str| {
-            format!(
-                "  {name}:
-    image: {image}
-    command: [--data-dir, /tmp/data, --log-level, {level}]
-    networks: [{network}]
-"
-            )
-        };
+        let image = etcd(host);
+        let service = |name, network, level| service(&image, name, network, level);
         let networks = |list: &str| format!("networks: {list}\n");
         let text = [
             "services:\n",

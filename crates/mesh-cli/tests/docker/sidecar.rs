@@ -24,6 +24,38 @@ fn run_labelled(bed: &Bed, name: &str, more: &[&str]) {
     bed.docker(&[&own, more, &command].concat());
 }
 
+/// Has `mesh run` start an application from an image.
+fn run_image(bed: &Bed, name: &str, more: &[&str]) -> String {
+    let own = [
+        "run",
+        "--detach",
+        "--name",
+        name,
+        "--service-account",
+        name,
+        "--port",
+        "http:9080",
+        "--image",
+        IMAGE,
+    ];
+    let command = ["--", "/usr/bin/mesh-echo", "--name", name];
+    bed.mesh(&[&own, more, &command].concat())
+}
+
+/// The words that run one call of curl from an image, and wait for its end.
+fn run_curl(flag: &str) -> [&str; 8] {
+    [
+        "run",
+        "--name",
+        "once",
+        "--image",
+        IMAGE,
+        "--",
+        "/usr/bin/curl",
+        flag,
+    ]
+}
+
 /// The identity of the caller, as the sidecar of the one that was called verified it.
 fn caller(answer: &serde_json::Value) -> &str {
     let header = answer.pointer("/headers/x-forwarded-client-cert");
@@ -244,40 +276,15 @@ fn a_container_is_held_until_its_rules_are_set_and_what_cannot_be_is_told() {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one story")]
 fn applications_from_images_and_containers_that_join_speak_through_their_sidecars_from_the_first_word()
  {
     on_a_mesh(|bed| {
         let (code, text) = bed.try_mesh(&["run", "--name", "web", "--", "true"]);
         assert_eq!(code, Some(2), "{text}");
         assert!(text.contains("--image"), "{text}");
-        let run = |name: &str, more: &[&str]| {
-            let own = [
-                "run",
-                "--detach",
-                "--name",
-                name,
-                "--service-account",
-                name,
-                "--port",
-                "http:9080",
-                "--image",
-                IMAGE,
-            ];
-            let command = ["--", "/usr/bin/mesh-echo", "--name", name];
-            [&own, more, &command]
-                .concat()
-                .into_iter()
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        };
-        let mesh = |bed: &Bed, words: Vec<String>| {
-            let words: Vec<_> = words.iter().map(String::as_str).collect();
-            bed.mesh(&words)
-        };
-        assert!(mesh(bed, run("reviews", &[])).contains("runs with its sidecar"));
-        assert!(mesh(bed, run("reviews", &[])).contains("was running"));
-        assert!(mesh(bed, run("reviews", &["--replace"])).contains("runs with its sidecar"));
+        assert!(run_image(bed, "reviews", &[]).contains("runs with its sidecar"));
+        assert!(run_image(bed, "reviews", &[]).contains("was running"));
+        assert!(run_image(bed, "reviews", &["--replace"]).contains("runs with its sidecar"));
 
         // Its first call, made before anything else, goes through the sidecar.
         let prepare = [
@@ -319,28 +326,8 @@ fn applications_from_images_and_containers_that_join_speak_through_their_sidecar
         let groups = status["groups"].as_array().unwrap();
         let reviews = groups.iter().find(|it| it["name"] == "reviews").unwrap();
         assert_eq!(reviews["rules"]["state"], "intact", "{reviews}");
-        let words = [
-            "run",
-            "--name",
-            "once",
-            "--image",
-            IMAGE,
-            "--",
-            "/usr/bin/curl",
-            "--version",
-        ];
-        assert!(bed.mesh(&words).contains("curl"));
-        let words = [
-            "run",
-            "--name",
-            "once",
-            "--image",
-            IMAGE,
-            "--",
-            "/usr/bin/curl",
-            "--bad",
-        ];
-        assert_eq!(bed.try_mesh(&words).0, Some(2));
+        assert!(bed.mesh(&run_curl("--version")).contains("curl"));
+        assert_eq!(bed.try_mesh(&run_curl("--bad")).0, Some(2));
         bed.docker(&["rm", "--force", "joined"]);
         bed.mesh(&["rm", "reviews", "web"]);
         let left = containers(bed);

@@ -158,6 +158,38 @@ fn serve(vm: &Vm<'_>) {
     vm.serve("sshd", 0, 22);
 }
 
+/// The service answers past every sidecar, as it does where no mesh is.
+fn everybody_is_answered(host: &Host, addresses: &[String], when: &str) {
+    for address in addresses {
+        assert!(
+            is_answered(host, &format!("{address}:8080")),
+            "{address} {when}"
+        );
+    }
+}
+
+/// What joining wrote is what systemd takes for units, and the token is for nobody else.
+fn files_are_in_order(vm: &Vm<'_>) {
+    let units = [
+        "mesh-redirect.service",
+        "mesh-agent.service",
+        "mesh-agent-ready.service",
+    ];
+    for unit in units {
+        let path = format!("/etc/systemd/system/{unit}");
+        let verified = vm.says(&["systemd-analyze", "verify", "--man=no", &path]);
+        let said = String::from_utf8_lossy(&verified.stderr).into_owned();
+        let ours: Vec<&str> = said
+            .lines()
+            .filter(|line| line.contains("/mesh-"))
+            .collect();
+        assert!(verified.status.success() && ours.is_empty(), "{said}");
+    }
+    let token = vm.outside("/var/lib/mesh-agent/token");
+    let mode = std::os::unix::fs::MetadataExt::mode(&token.metadata().unwrap()) & 0o777;
+    assert_eq!(mode, 0o600);
+}
+
 fn invite(host: &Host, vm: &Vm<'_>, seconds: &str) -> String {
     let invitation = host.ok(&line(INVITE, &["--ttl", seconds]));
     fs::write(vm.outside("/tmp/invitation"), &invitation).unwrap();
@@ -184,7 +216,6 @@ fn wait_until_expired(invitation: &str) {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one story")]
 fn a_machine_joins_works_starts_anew_and_leaves_without_a_trace() {
     let host = Host::new();
     host.ok(&["mesh", "up"]);
@@ -200,17 +231,11 @@ fn a_machine_joins_works_starts_anew_and_leaves_without_a_trace() {
         ask(&mut stream).unwrap();
         stream
     });
-    for address in &both {
-        assert!(
-            is_answered(&host, &format!("{address}:8080")),
-            "{address} before joining"
-        );
-    }
+    everybody_is_answered(&host, &both, "before joining");
 
     nothing_is_done_where_it_cannot_be(&vm);
     assert_eq!(vm.tree(), files);
 
-    // It joins, and the units are what systemd takes for units.
     invite(&host, &vm, "600");
     let addresses = ["--address", V4, "--address", V6];
     vm.ok(&line(JOIN, &addresses));
@@ -231,24 +256,7 @@ fn a_machine_joins_works_starts_anew_and_leaves_without_a_trace() {
         (&status["confirmed"], &status["rules"]),
         (&true.into(), &"in force".into())
     );
-    let units = [
-        "mesh-redirect.service",
-        "mesh-agent.service",
-        "mesh-agent-ready.service",
-    ];
-    for unit in units {
-        let path = format!("/etc/systemd/system/{unit}");
-        let verified = vm.says(&["systemd-analyze", "verify", "--man=no", &path]);
-        let said = String::from_utf8_lossy(&verified.stderr).into_owned();
-        let ours: Vec<&str> = said
-            .lines()
-            .filter(|line| line.contains("/mesh-"))
-            .collect();
-        assert!(verified.status.success() && ours.is_empty(), "{said}");
-    }
-    let token = vm.outside("/var/lib/mesh-agent/token");
-    let mode = std::os::unix::fs::MetadataExt::mode(&token.metadata().unwrap()) & 0o777;
-    assert_eq!(mode, 0o600);
+    files_are_in_order(&vm);
 
     calls_work_both_ways(&host, &vm);
     plaintext_is_refused_and_ssh_is_not(&host);
@@ -276,12 +284,7 @@ fn a_machine_joins_works_starts_anew_and_leaves_without_a_trace() {
     vm.ok(&line(LEAVE, &["2s"]));
     assert_eq!(vm.tree(), files);
     assert_eq!(vm.ruleset(), rules);
-    for address in &both {
-        assert!(
-            is_answered(&host, &format!("{address}:8080")),
-            "{address} after leaving"
-        );
-    }
+    everybody_is_answered(&host, &both, "after leaving");
 
     // With the old invitation nobody joins.
     fs::write(vm.outside("/tmp/invitation"), &invitation).unwrap();

@@ -302,8 +302,44 @@ fn readme_has_the_words_of_images_that_are_run_here() {
     }
 }
 
+/// Who is not of the mesh speaks no TLS of its, but for the way that gateways open.
+async fn strangers_come_in_by_the_gateway_alone(site: &Site, server: &Allocation) {
+    let placed = site.client().allocation(server.id.text()).await.unwrap();
+    let mut ports = placed.value.ports().iter();
+    let port = ports.find(|port| port.label.text() == "http");
+    let direct = format!("http://{ADDRESS}:{}/", port.unwrap().value.value());
+    assert_ne!(site.curl(&direct).code, Some(0));
+    let edge = site.path("edge.yaml");
+    fs::write(&edge, EDGE).unwrap();
+    let applied = site.kubectl(&["apply", "-f", edge.to_str().unwrap()]);
+    assert_eq!(applied.code, Some(0), "{applied:#?}");
+    until("the gateway lets callers in", || async {
+        let said = site.curl("http://shop.example.com/");
+        (said.out == "inside").then_some(())
+    })
+    .await;
+}
+
+/// Makes another release, and upgrades to it: one component after the other.
+fn upgrade(site: &Site) {
+    let container = site.docker(&["create", MESH]);
+    let change = ["commit", "--change", "LABEL release=next"];
+    site.docker(&[&change[..], &[container.trim(), NEXT]].concat());
+    site.docker(&["rm", container.trim()]);
+    let upgraded = site.must(&["upgrade", "--image", NEXT]);
+    let order = upgraded
+        .out
+        .lines()
+        .filter(|line| line.ends_with(": healthy"));
+    let names = ["etcd", "api", "ca", "pilot", "mixer", "ingress"];
+    let names = names.map(|name| format!("job mesh-{name}: healthy"));
+    assert_eq!(order.collect::<Vec<_>>(), names);
+    for name in ["mesh-api", "mesh-ca", "mesh-ingress"] {
+        assert_eq!(site.component(name), (1, NEXT.to_owned()));
+    }
+}
+
 #[test]
-#[expect(clippy::too_many_lines, reason = "one story")]
 fn loaded_images_become_a_mesh_that_is_upgraded_under_load_and_leaves_nothing() {
     on_a_node(NODE, |node| async move {
         let site = Site::new(node);
@@ -347,41 +383,13 @@ fn loaded_images_become_a_mesh_that_is_upgraded_under_load_and_leaves_nothing() 
         .await;
         let begun = site.answers(&caller).len();
 
-        // Who is not of the mesh speaks no TLS of its, but for the way that gateways open.
-        let placed = site.client().allocation(server.id.text()).await.unwrap();
-        let mut ports = placed.value.ports().iter();
-        let port = ports.find(|port| port.label.text() == "http");
-        let direct = format!("http://{ADDRESS}:{}/", port.unwrap().value.value());
-        assert_ne!(site.curl(&direct).code, Some(0));
-        let edge = site.path("edge.yaml");
-        fs::write(&edge, EDGE).unwrap();
-        let applied = site.kubectl(&["apply", "-f", edge.to_str().unwrap()]);
-        assert_eq!(applied.code, Some(0), "{applied:#?}");
-        until("the gateway lets callers in", || async {
-            let said = site.curl("http://shop.example.com/");
-            (said.out == "inside").then_some(())
-        })
-        .await;
+        strangers_come_in_by_the_gateway_alone(&site, &server).await;
 
         site.must(&["install", "--pilot", "2", "--mixer", "2"]);
         assert_eq!(site.component("mesh-pilot"), (2, MESH.to_owned()));
         assert_eq!(site.component("mesh-mixer"), (2, MESH.to_owned()));
 
-        let container = site.docker(&["create", MESH]);
-        let change = ["commit", "--change", "LABEL release=next"];
-        site.docker(&[&change[..], &[container.trim(), NEXT]].concat());
-        site.docker(&["rm", container.trim()]);
-        let upgraded = site.must(&["upgrade", "--image", NEXT]);
-        let order = upgraded
-            .out
-            .lines()
-            .filter(|line| line.ends_with(": healthy"));
-        let names = ["etcd", "api", "ca", "pilot", "mixer", "ingress"];
-        let names = names.map(|name| format!("job mesh-{name}: healthy"));
-        assert_eq!(order.collect::<Vec<_>>(), names);
-        for name in ["mesh-api", "mesh-ca", "mesh-ingress"] {
-            assert_eq!(site.component(name), (1, NEXT.to_owned()));
-        }
+        upgrade(&site);
         site.more(&caller, 20).await;
         let answers = site.answers(&caller);
         let bad = answers

@@ -1,6 +1,7 @@
 //! A mesh that was lost comes back from its backup: with the same root and the same objects.
 
 use std::fs;
+use std::io::ErrorKind;
 
 use serde_json::Value;
 
@@ -62,16 +63,20 @@ fn lost_and_restored(install: &'static [&'static str]) {
         let refused = mesh.run(&with_backup);
         assert_eq!(refused.code, Some(5), "{refused:#?}");
         mesh.must(&["uninstall"]);
-        // It may be gone already.
-        drop(fs::remove_dir_all(&home));
+        fs::remove_dir_all(&home).unwrap();
         let refused = mesh.run(&with_backup);
         assert_eq!(refused.code, Some(5), "{refused:#?}");
         assert!(refused.err.contains("not empty"), "{refused:#?}");
         mesh.must(&["uninstall", "--purge-data"]);
         assert_eq!(traces(&lab.client).await, Vec::<String>::new());
 
-        // It may be gone already.
-        drop(fs::remove_dir_all(&home));
+        // An install that was refused need not have made it again.
+        match fs::remove_dir_all(&home) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                panic!("{}: {error}", home.display())
+            }
+            _ => {}
+        }
         let anew = mesh.must(&install);
         assert_ne!(
             mesh.must(&["status", "--json"]).json()["roots"]["catalogue"],
@@ -79,8 +84,7 @@ fn lost_and_restored(install: &'static [&'static str]) {
         );
         assert!(anew.out.contains("STRICT"), "{anew:#?}");
         mesh.must(&["uninstall", "--purge-data"]);
-        // It may be gone already.
-        drop(fs::remove_dir_all(&home));
+        fs::remove_dir_all(&home).unwrap();
 
         let restored = mesh.must(&with_backup);
         assert!(restored.out.contains("store: "), "{restored:#?}");

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use mesh_nomad::client::{Acquired, LogOptions, Reason, Register, Stop, Topic, Written};
+use mesh_nomad::client::{Acquired, Client, LogOptions, Reason, Register, Stop, Topic, Written};
 use mesh_nomad::model::acl::{AclToken, Policy};
 use mesh_nomad::model::variable::{Lock, Variable};
 use serde_json::json;
@@ -13,8 +13,41 @@ use tokio::time::timeout;
 
 use crate::lab::{Lab, PATIENCE, job, until, with_agent};
 
+/// Scales the job `web` from one to two, and reverts it to its first version.
+async fn scale_and_revert(lab: &Lab) {
+    let client = &lab.client;
+    client
+        .scale_job("default", "web", "app", 2, "more")
+        .await
+        .unwrap();
+    let running = lab.running("web", 2).await;
+    let scale = client.job_scale("default", "web").await.unwrap();
+    assert_eq!(scale.task_groups.get().unwrap()["app"].desired.value(), 2);
+    let services = client.service("default", "web").await.unwrap();
+    assert_eq!(services.value.len(), 2);
+    let versions = client.job_versions("default", "web").await.unwrap();
+    assert_eq!(versions.versions.items().len(), 2);
+    client.revert_job("default", "web", 0).await.unwrap();
+    lab.running("web", 1).await;
+    client
+        .set_eligibility(running[0].node_id.text(), true)
+        .await
+        .unwrap();
+    let checks = client.checks(running[0].id.text()).await.unwrap();
+    assert!(checks.is_empty());
+}
+
+async fn pages_hold_every_allocation(client: &Client) {
+    let request = Client::allocations_request("*");
+    let mut pages = pin!(client.pages::<serde_json::Value>(request, 1));
+    let mut found = 0;
+    while let Some(page) = pages.next().await {
+        found += page.unwrap().len();
+    }
+    assert_eq!(found, client.allocations("*").await.unwrap().value.len());
+}
+
 #[test]
-#[expect(clippy::too_many_lines, reason = "one story")]
 fn jobs_are_planned_registered_scaled_reverted_and_stopped() {
     with_agent(false, |lab| async move {
         let client = &lab.client;
@@ -50,48 +83,8 @@ fn jobs_are_planned_registered_scaled_reverted_and_stopped() {
             registered.job_modify_index.value()
         );
 
-        client
-            .scale_job("default", "web", "app", 2, "more")
-            .await
-            .unwrap();
-        let running = lab.running("web", 2).await;
-        assert_eq!(
-            client
-                .job_scale("default", "web")
-                .await
-                .unwrap()
-                .task_groups
-                .get()
-                .unwrap()["app"]
-                .desired
-                .value(),
-            2
-        );
-        assert_eq!(
-            client.service("default", "web").await.unwrap().value.len(),
-            2
-        );
-        let versions = client.job_versions("default", "web").await.unwrap();
-        assert_eq!(versions.versions.items().len(), 2);
-        client.revert_job("default", "web", 0).await.unwrap();
-        lab.running("web", 1).await;
-        let id = running[0].id.text();
-        client
-            .set_eligibility(running[0].node_id.text(), true)
-            .await
-            .unwrap();
-        assert!(client.checks(id).await.unwrap().is_empty());
-
-        let mut pages =
-            pin!(client.pages::<serde_json::Value>(
-                mesh_nomad::client::Client::allocations_request("*"),
-                1
-            ));
-        let mut found = 0;
-        while let Some(page) = pages.next().await {
-            found += page.unwrap().len();
-        }
-        assert_eq!(found, client.allocations("*").await.unwrap().value.len());
+        scale_and_revert(&lab).await;
+        pages_hold_every_allocation(client).await;
         client
             .stop_job(
                 "default",
@@ -257,7 +250,7 @@ fn variables_are_compared_and_set_and_locked() {
 fn a_watch_and_the_event_stream_say_what_changes() {
     with_agent(false, |lab| async move {
         let client = &lab.client;
-        let request = mesh_nomad::client::Client::jobs_request("default");
+        let request = Client::jobs_request("default");
         let mut watch =
             pin!(client.watch_for::<Vec<serde_json::Value>>(request, Duration::from_secs(60)));
         let first = watch.next().await.unwrap().unwrap();
@@ -298,7 +291,7 @@ fn what_a_token_does_not_allow_is_an_error_and_never_empty() {
             let mut config = client.config().clone();
             config.token =
                 mesh_nomad::client::TokenSource::Fixed(token.secret_id.get().unwrap().clone());
-            mesh_nomad::client::Client::new(config).unwrap()
+            Client::new(config).unwrap()
         };
         let root = with(&management);
         let policy = Policy {

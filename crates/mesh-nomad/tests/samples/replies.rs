@@ -40,53 +40,48 @@ fn same<T: DeserializeOwned + Serialize>(value: &Value) -> Result<(), String> {
 }
 
 /// Reads a body as the type of its route; none if no type of this crate is for that route.
-#[expect(clippy::match_same_arms, reason = "a line for each route")]
 fn check(method: &str, path: &str, body: &Value) -> Option<Result<(), String>> {
     let path = path.split('?').next().unwrap_or_default();
     let segments: Vec<_> = path.trim_start_matches("/v1/").split('/').collect();
     let is_read = method == "GET";
     Some(match segments.as_slice() {
         ["jobs"] if is_read => same::<Vec<JobStub>>(body),
-        ["jobs"] => same::<Registered>(body),
         ["jobs", "parse"] => same::<Job>(body),
         ["validate", "job"] => same::<Validation>(body),
         ["job", .., "plan"] => same::<Plan>(body),
         ["job", .., "scale"] if is_read => same::<ScaleStatus>(body),
-        ["job", .., "scale" | "revert" | "evaluate" | "force"] => same::<Registered>(body),
         ["job", .., "dispatch"] => same::<Dispatched>(body),
         ["job", .., "versions"] => same::<Versions>(body),
         ["job", .., "summary"] => same::<Summary>(body),
         ["job", .., "submission"] => same::<Submission>(body),
-        ["job", .., "allocations"] => same::<Vec<Allocation>>(body),
-        ["job", .., "evaluations"] => same::<Vec<Evaluation>>(body),
-        ["job", .., "deployments"] => same::<Vec<Deployment>>(body),
+        ["allocations"]
+        | ["job", .., "allocations"]
+        | ["evaluation" | "node", _, "allocations"]
+        | ["deployment", "allocations", _] => same::<Vec<Allocation>>(body),
+        ["evaluations"] | ["job", .., "evaluations"] => same::<Vec<Evaluation>>(body),
+        ["deployments"] | ["job", .., "deployments"] => same::<Vec<Deployment>>(body),
         ["job", .., "deployment"] => same::<Option<Deployment>>(body),
-        ["job", .., "services"] => same::<Vec<Registration>>(body),
+        ["service", _] | ["job", .., "services"] | ["allocation", _, "services"] => {
+            same::<Vec<Registration>>(body)
+        }
         ["job", _] | ["job", _, _] if is_read => same::<Job>(body),
-        ["job", _] if method == "DELETE" => same::<Registered>(body),
-        ["job", _] => same::<Registered>(body),
-        ["allocations"] => same::<Vec<Allocation>>(body),
+        ["jobs"] | ["job", _] | ["job", .., "scale" | "revert" | "evaluate" | "force"] => {
+            same::<Registered>(body)
+        }
         ["allocation", _] => same::<Allocation>(body),
-        ["allocation", _, "services"] => same::<Vec<Registration>>(body),
         ["allocation", _, "stop"] => same::<AllocationStopped>(body),
         ["client", "allocation", _, "checks"] => {
             same::<Option<BTreeMap<String, CheckResult>>>(body)
         }
         ["client", "allocation", _, "stats"] => same::<AllocationStats>(body),
-        ["evaluations"] => same::<Vec<Evaluation>>(body),
         ["evaluations", "count"] => same::<EvaluationCount>(body),
         ["evaluation", _] => same::<Evaluation>(body),
-        ["evaluation", _, "allocations"] => same::<Vec<Allocation>>(body),
-        ["deployments"] => same::<Vec<Deployment>>(body),
-        ["deployment", "allocations", _] => same::<Vec<Allocation>>(body),
         ["deployment", _, _] => same::<DeploymentChanged>(body),
         ["deployment", _] => same::<Deployment>(body),
         ["nodes"] => same::<Vec<Node>>(body),
         ["node", "pools"] => same::<Vec<NodePool>>(body),
         ["node", _] => same::<Node>(body),
-        ["node", _, "allocations"] => same::<Vec<Allocation>>(body),
         ["services"] => same::<Vec<NamespaceServices>>(body),
-        ["service", _] => same::<Vec<Registration>>(body),
         ["vars"] => same::<Vec<Variable>>(body),
         ["var", ..] => same::<Variable>(body),
         ["volumes"] => same::<Vec<HostVolume>>(body),
