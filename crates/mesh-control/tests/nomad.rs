@@ -38,7 +38,7 @@ use mesh_model::Mode;
 use mesh_nomad::client::Register;
 use mesh_nomad::inject::{ModeChoice, Options, inject};
 use mesh_nomad::model::Job;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use lab::{Lab, job, until, with_agent};
@@ -63,13 +63,24 @@ fn endpoints(registry: &JoinedRegistry) -> BTreeMap<String, Vec<Value>> {
     endpoints.collect()
 }
 
-/// A job as somebody runs it who injected a sidecar.
+/// A job as somebody runs it who injected a sidecar, with tasks in its place that any machine can
+/// run: an allocation of which one cannot start is gone before anybody sees it.
 fn injected(id: &str) -> Job {
     let options = Options {
         mode: ModeChoice::Mode(mesh_nomad::sidecar::Mode::Explicit),
         ..Options::default()
     };
-    inject(&job(id, 1), &options).unwrap().job
+    let injected = inject(&job(id, 1), &options).unwrap().job;
+    let mut injected = serde_json::to_value(&injected).unwrap();
+    let tasks = injected["TaskGroups"][0]["Tasks"].as_array_mut().unwrap();
+    let ours = |task: &&mut Value| task["Name"].as_str().unwrap().starts_with("mesh-");
+    let ours: Vec<_> = tasks.iter_mut().filter(ours).collect();
+    assert!(!ours.is_empty(), "nothing was injected");
+    for task in ours {
+        task["User"] = Value::Null;
+        task["Config"] = json!({ "command": "/bin/sleep", "args": ["100000"] });
+    }
+    serde_json::from_value(injected).unwrap()
 }
 
 async fn register(lab: &Lab, job: &Job) {
